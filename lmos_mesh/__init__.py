@@ -1,0 +1,1 @@
+"""A mesh of AI agents on NATS."""

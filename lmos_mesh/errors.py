@@ -1,0 +1,223 @@
+"""Every error the mesh raises on purpose.
+
+* `MeshError`
+    * `InvalidMessage` (400): the other side sent something we cannot read
+    * `InvalidDescription` (422): a description or registration breaks the rules
+    * `NotFound` (404): what was named does not exist
+        * `AgentNotFound`: no agent of that name, or none that can do what was asked
+    * `Conflict` (409): it collides with what is already there or going on
+    * `TooLarge` (413): over a size limit, which the message names
+    * `LoopDetected` (508): a request came round too often
+    * `Cancelled` (499): the caller left, or somebody called it off
+    * `Unavailable` (503, retryable): nobody is there to answer
+        * `Overloaded`: somebody is there and has too much to do
+    * `DeadlineExceeded` (504, retryable): no answer in time
+    * `StreamBroken` (502): a reply stream lost a frame or its sender
+        * `InstanceLost`: the instance that was answering has died
+    * `AgentFailed` (500): the agent's own code raised
+    * `SettingsError`: this process cannot start as configured
+
+Errors cross the mesh as a `code`, so each class owns one and keeps it forever.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+TYPE_PREFIX = "urn:lmos-mesh:error:"
+
+
+class MeshError(Exception):
+    """Base of every error the mesh raises on purpose.
+
+    Args:
+        message: What went wrong, naming the values involved.
+        hint: What the reader can do about it.
+        details: Further members for the problem document, e.g. `faults` or `candidates`.
+    """
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", **details: Any) -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message = message
+        self.hint = hint
+        self.details: dict[str, Any] = details
+
+    def problem(self) -> dict[str, Any]:
+        """The error as an RFC 9457 problem document."""
+        document: dict[str, Any] = {
+            "type": f"{TYPE_PREFIX}{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+        }
+        if self.hint:
+            document["hint"] = self.hint
+        return document | self.details
+
+
+class InvalidMessage(MeshError):
+    """The other side sent something that does not match the endpoint's type."""
+
+    code = "invalid-message"
+    title = "Invalid message"
+    status = 400
+
+
+class InvalidDescription(MeshError):
+    """A description or registration breaks the rules; `details["faults"]` lists every fault."""
+
+    code = "invalid-description"
+    title = "Invalid description"
+    status = 422
+
+    @classmethod
+    def of(cls, subject: str, faults: Iterable[Mapping[str, str]]) -> "InvalidDescription":
+        """An error that names every fault at once.
+
+        Args:
+            subject: What was refused, e.g. `agent 'billing'`.
+            faults: `{"field": JSON Pointer, "description": sentence}` each.
+        """
+        listed = [dict(fault) for fault in faults]
+        said = "; ".join(f"{fault['field'] or '/'}: {fault['description']}" for fault in listed)
+        return cls(f"{subject} is refused: {said}", faults=listed)
+
+
+class NotFound(MeshError):
+    """What was named does not exist."""
+
+    code = "not-found"
+    title = "Not found"
+    status = 404
+
+
+class AgentNotFound(NotFound):
+    """No agent of that name is live, or none can do what was asked."""
+
+    code = "agent-not-found"
+    title = "Agent not found"
+
+
+class Conflict(MeshError):
+    """It collides with what is already there or going on."""
+
+    code = "conflict"
+    title = "Conflict"
+    status = 409
+
+
+class TooLarge(MeshError):
+    """It is over a size limit, which the message names."""
+
+    code = "too-large"
+    title = "Too large"
+    status = 413
+
+
+class LoopDetected(MeshError):
+    """A request has passed through more processes than any honest one does."""
+
+    code = "loop-detected"
+    title = "Loop detected"
+    status = 508
+
+
+class Cancelled(MeshError):
+    """The caller left, or somebody called it off."""
+
+    code = "cancelled"
+    title = "Cancelled"
+    status = 499
+
+
+class Unavailable(MeshError):
+    """Nobody is there to answer."""
+
+    code = "unavailable"
+    title = "Unavailable"
+    status = 503
+    retryable = True
+
+
+class Overloaded(Unavailable):
+    """Somebody is there and has more to do than they may queue."""
+
+    code = "overloaded"
+    title = "Overloaded"
+
+
+class DeadlineExceeded(MeshError):
+    """No answer came in time."""
+
+    code = "deadline-exceeded"
+    title = "Deadline exceeded"
+    status = 504
+    retryable = True
+
+
+class StreamBroken(MeshError):
+    """A reply stream lost a frame, its order, or its sender."""
+
+    code = "stream-broken"
+    title = "Stream broken"
+    status = 502
+
+
+class InstanceLost(StreamBroken):
+    """The instance that was answering has died."""
+
+    code = "instance-lost"
+    title = "Instance lost"
+
+
+class AgentFailed(MeshError):
+    """The agent's own code raised; its log has the traceback."""
+
+    code = "agent-failed"
+    title = "Agent failed"
+
+
+class SettingsError(MeshError):
+    """This process cannot start as configured; the sentence says what to change."""
+
+    code = "settings"
+    title = "Bad settings"
+
+
+def error_for(code: str, message: str, *, hint: str = "", **details: Any) -> MeshError:
+    """The error a `code` stands for; an unknown code comes from a newer or foreign peer."""
+    kind = _kinds().get(code, MeshError)
+    return kind(message, hint=hint, **details)
+
+
+def error_from_problem(problem: Mapping[str, Any], *, status: int, message: str) -> MeshError:
+    """The error that a reply's problem document and its ADR-32 headers describe.
+
+    A foreign service sends headers only; its status then picks the nearest class.
+    """
+    rest = {k: v for k, v in problem.items() if k not in _MEMBERS}
+    if code := problem.get("code"):
+        said = str(problem.get("detail", message))
+        return error_for(str(code), said, hint=str(problem.get("hint", "")), **rest)
+    by_status = {
+        kind.status: kind for kind in reversed(list(_kinds().values())) if "status" in vars(kind)
+    }
+    return by_status.get(status, MeshError)(message, **rest)
+
+
+_MEMBERS = frozenset({"type", "title", "status", "detail", "code", "hint"})
+
+
+def _kinds() -> dict[str, type[MeshError]]:
+    found: dict[str, type[MeshError]] = {}
+    pending: list[type[MeshError]] = [MeshError]
+    while pending:
+        kind = pending.pop(0)
+        found[kind.code] = kind
+        pending.extend(kind.__subclasses__())
+    return found
