@@ -1,4 +1,4 @@
-"""What a message is, and what one question on the bus looks like: its subject and both its types."""
+"""What a message is, and what one question on the bus looks like: its subject and its types."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar

@@ -1,0 +1,587 @@
+"""Typed calls over a transport: asking, answering, streams, and errors that cross the mesh."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from opentelemetry.trace import SpanKind
+
+from lmos_mesh import calls, codec, subjects, telemetry
+from lmos_mesh.calls import Call
+from lmos_mesh.endpoint import Endpoint, Message
+from lmos_mesh.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidMessage,
+    LoopDetected,
+    MeshError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    error_from_problem,
+)
+from lmos_mesh.reply_stream import Patience, ReplyStream
+from lmos_mesh.transport import Packet, Subscription, Transport
+
+logger = logging.getLogger(__name__)
+
+RequestT = TypeVar("RequestT", bound=Message)
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+Respond = Callable[[Call], Awaitable["Message | Any"]]
+"""Answers a call: returns the reply, or raises a `MeshError` to refuse."""
+
+CONCURRENCY = 64
+BACKLOG = 1024
+_SEEN = 4096
+_PROBE_AFTER_S = 0.25
+_SETTLE_S = 0.5
+
+
+class _Cancel(Message):
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An operation of a service and who answers it."""
+
+    operation: str
+    respond: Respond
+
+
+def route(
+    endpoint: Endpoint[RequestT, ReplyT], handler: Callable[[RequestT, Call], Awaitable[ReplyT]]
+) -> Route:
+    """A route whose handler gets and gives messages; a wrong type fails the type check."""
+
+    async def respond(call: Call) -> Message:
+        return await handler(codec.decode(endpoint.request, call.payload), call)
+
+    return Route(endpoint.operation, respond)
+
+
+class Bus:
+    """Asks and answers on the mesh. Use it as a context manager: it owns the tasks it starts."""
+
+    def __init__(
+        self, transport: Transport, *, tenant: str, instance: str, timeout_s: float = 5.0
+    ) -> None:
+        self.transport = transport
+        self.tenant = tenant
+        self.instance = instance
+        self._timeout_s = timeout_s
+        self._tasks: asyncio.TaskGroup | None = None
+        self._pools: list[_Pool] = []
+        self._running: dict[str, Call] = {}
+        self._losses = _Losses(self)
+
+    async def __aenter__(self) -> "Bus":
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        await self.respond(
+            subjects.instance(self.tenant, self.instance, "*"), self._instance_operation
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        for call in list(self._running.values()):
+            call.cancel("the process is stopping")
+        self._losses.close()
+        assert self._tasks is not None
+        await self._tasks.__aexit__(None, None, None)
+
+    def spawn(self, work: Any, *, name: str = "") -> "asyncio.Task[Any]":
+        """Start a task that ends with the bus at the latest. It must guard its own errors."""
+        assert self._tasks is not None, "use the bus as a context manager"
+        return self._tasks.create_task(work, name=name or None)
+
+    # -- asking --
+
+    async def call(
+        self,
+        endpoint: Endpoint[RequestT, ReplyT],
+        request: RequestT,
+        *,
+        tenant: str | None = None,
+        timeout_s: float | None = None,
+    ) -> ReplyT:
+        """Ask a question and wait for its answer. Cancelling is safe: a late answer is dropped.
+
+        Raises:
+            Unavailable: Nobody answers there; worth another try.
+            DeadlineExceeded: No answer in time.
+            MeshError: The error the other side raised, as the same class.
+        """
+        packet = await self.request(
+            endpoint.subject(tenant or self.tenant), codec.encode(request), timeout_s=timeout_s
+        )
+        return codec.decode(endpoint.reply, packet.payload)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Packet:
+        """Ask with bytes; otherwise as `call`."""
+        timeout_s = self._allowed_s(self._timeout_s if timeout_s is None else timeout_s)
+        if telemetry.recording():
+            with telemetry.span(
+                f"send {_template(subject)}",
+                kind=SpanKind.CLIENT,
+                attributes={"messaging.system": "nats", "messaging.destination.name": subject},
+            ):
+                return await self._request(subject, payload, headers, timeout_s)
+        return await self._request(subject, payload, headers, timeout_s)
+
+    async def _request(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout_s: float
+    ) -> Packet:
+        sent = self._headers(timeout_s)
+        if headers:
+            sent.update(headers)
+        packet = await self.transport.request(subject, payload, headers=sent, timeout_s=timeout_s)
+        if calls.ERROR_CODE in packet.headers:
+            raise _error_of(packet)
+        return packet
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        endpoint: Endpoint[RequestT, ReplyT],
+        request: RequestT,
+        *,
+        tenant: str | None = None,
+        patience: Patience | None = None,
+    ) -> AsyncGenerator[ReplyStream]:
+        """Ask for an answer in frames; leaving the block before its end calls the work off.
+
+        The body of the `end` frame is the whole reply; see `open_stream` for the errors.
+        """
+        stream = await self.open_stream(
+            endpoint.subject(tenant or self.tenant), codec.encode(request), patience=patience
+        )
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    async def open_stream(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        task: str = "",
+        patience: Patience | None = None,
+    ) -> ReplyStream:
+        """Ask with bytes for an answer in frames. Whoever opens a stream closes it.
+
+        Iterating raises:
+            Unavailable: Nobody answers there.
+            InstanceLost: Who was answering has died.
+            StreamBroken: A frame was lost.
+            DeadlineExceeded: The first frame, the next one or the end did not come in time.
+            MeshError: The error the other side raised, as the same class.
+        """
+        patience = patience or Patience()
+        total_s = self._allowed_s(patience.total_s)
+        patience = Patience(min(patience.first_s, total_s), min(patience.idle_s, total_s), total_s)
+        if not self.transport.connected:
+            await self.transport.wait_connected(timeout_s=patience.first_s)
+        await self._losses.begin()
+
+        def leave(stream: ReplyStream) -> None:
+            inbox.close()
+            if not stream.ended and stream.instance:
+                self.call_off(stream.instance, stream.task)
+
+        stream = ReplyStream(subject, patience, self._losses, leave)
+        inbox = self.transport.open_inbox(stream.on_packet)
+        sent = self._headers(total_s)
+        sent[calls.ACCEPT] = calls.STREAM
+        if task:
+            sent[calls.MESSAGE_ID] = task
+        if headers:
+            sent.update(headers)
+        self.transport.publish(subject, payload, headers=sent, reply=inbox.subject)
+        return stream
+
+    def call_off(self, instance: str, task: str) -> None:
+        """Tell an instance that nobody wants the result of a task any more."""
+        body = codec.encode_value({"task": task})
+        with suppress(MeshError):
+            self.transport.publish(subjects.instance(self.tenant, instance, "cancel"), body)
+
+    def _allowed_s(self, timeout_s: float) -> float:
+        """No question may outlast the one that it helps to answer."""
+        call = calls.current.get()
+        remaining_s = call.remaining_s if call else None
+        if remaining_s is None:
+            return timeout_s
+        if remaining_s <= 0:
+            raise DeadlineExceeded("the deadline of the request being answered has passed")
+        return min(timeout_s, remaining_s)
+
+    def _headers(self, timeout_s: float) -> dict[str, str]:
+        headers = {calls.DEADLINE: str(int((time.time() + timeout_s) * 1000))}
+        call = calls.current.get()
+        if call is not None:
+            if call.hops >= calls.MAX_HOPS:
+                raise LoopDetected(
+                    f"a request has passed through {call.hops} processes, last {call.subject!r}",
+                    hint="two agents may be asking each other",
+                )
+            headers[calls.HOPS] = str(call.hops + 1)
+            headers.update(call.trace_headers())
+        telemetry.inject(headers)
+        return headers
+
+    # -- answering --
+
+    async def serve(
+        self, service: str, routes: Sequence[Route], *, concurrency: int = CONCURRENCY
+    ) -> Subscription:
+        """Answer a service's operations for every tenant, sharing them with its replicas."""
+        by_operation = {one.operation: one.respond for one in routes}
+
+        async def respond(call: Call) -> Message | Any:
+            operation = call.subject.rsplit(".", 1)[1]
+            known = by_operation.get(operation)
+            if known is None:
+                raise NotFound(
+                    f"{service} has no operation {operation!r}",
+                    hint=f"it has {', '.join(sorted(by_operation))}",
+                )
+            return await known(call)
+
+        return await self.respond(
+            f"lmos.*.{service}.*",
+            respond,
+            queue=subjects.service_queue(service),
+            concurrency=concurrency,
+        )
+
+    async def respond(
+        self,
+        subject: str,
+        respond: Respond,
+        *,
+        queue: str = "",
+        concurrency: int = CONCURRENCY,
+        backlog: int = BACKLOG,
+        once: bool = False,
+    ) -> Subscription:
+        """Answer what is asked on a subject, `concurrency` calls at a time.
+
+        Args:
+            subject: A NATS pattern whose second token is the tenant.
+            respond: Answers one call.
+            queue: Instances in the same queue share the calls.
+            concurrency: How many calls are answered at a time.
+            backlog: How many more may wait; the next one is refused with `Overloaded`.
+            once: Drop a task id that was seen before: delivery is at least once.
+        """
+        pool = _Pool(self, respond, concurrency=concurrency, backlog=backlog, once=once)
+        pool.subscription = await self.transport.subscribe(subject, pool.on_packet, queue=queue)
+        self._pools.append(pool)
+        return pool.subscription
+
+    async def drain(self) -> None:
+        """Take no new calls and finish those that were accepted. The bus stays usable."""
+        for pool in self._pools[1:] + self._pools[:1]:
+            if pool.subscription is not None and pool is not self._pools[0]:
+                await pool.subscription.unsubscribe()
+        for pool in self._pools:
+            await pool.idle.wait()
+        with suppress(Unavailable):
+            await self.transport.flush(timeout_s=2.0)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are being answered or wait for it, this process's housekeeping apart."""
+        return sum(pool.busy for pool in self._pools[1:])
+
+    async def _instance_operation(self, call: Call) -> Any:
+        operation = call.subject.rsplit(".", 1)[1]
+        if operation == "status":
+            return {"instance": self.instance, "in_flight": self.in_flight}
+        if operation == "cancel":
+            task = codec.decode(_Cancel, call.payload).task
+            found = self._running.get(task)
+            if found is None:
+                raise NotFound(f"task {task!r} is not running here")
+            found.cancel("called off by the caller")
+            return {"cancelled": task}
+        raise NotFound(
+            f"an instance has no operation {operation!r}", hint="it has status and cancel"
+        )
+
+    # -- who has died --
+
+    def on_loss(self, callback: Callable[[str], None]) -> None:
+        """Have `callback(instance)` called when a process is known to have died."""
+        self._losses.callbacks.append(callback)
+
+    def lose(self, instance: str, reason: str) -> None:
+        """A process is known to have died: break the streams that wait for it."""
+        self._losses.lose(instance, reason)
+
+    async def watch_losses(self) -> None:
+        """Follow disconnect events from now on. Streams do so by themselves."""
+        await self._losses.begin()
+
+    @property
+    def sees_disconnects(self) -> bool:
+        """Whether the server tells of closed connections; if not, silent streams are probed."""
+        return self._losses.told
+
+
+class _Pool:
+    """Bounded, concurrent dispatch: nats-py gives each subscription one call at a time."""
+
+    def __init__(
+        self, bus: Bus, respond: Respond, *, concurrency: int, backlog: int, once: bool
+    ) -> None:
+        self._bus = bus
+        self._respond = respond
+        self._concurrency = concurrency
+        self._backlog = backlog
+        self._waiting: deque[Call] = deque()
+        self._seen: OrderedDict[str, None] | None = OrderedDict() if once else None
+        self._active = 0
+        self._count = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.subscription: Subscription | None = None
+
+    @property
+    def busy(self) -> int:
+        return self._active + len(self._waiting)
+
+    def on_packet(self, packet: Packet) -> None:
+        self._count += 1
+        call = Call(packet, self._bus.transport, task=f"{self._bus.instance}-{self._count}")
+        try:
+            call.read_headers()
+            self._admit(call)
+        except MeshError as error:
+            call.fail(error)
+
+    def _admit(self, call: Call) -> None:
+        if call.deadline is not None and call.deadline < time.time():
+            # Nobody waits for it: a request that was buffered while the bus was lost.
+            logger.info("dropped a request on %s that is past its deadline", call.subject)
+            return
+        if self._seen is not None and calls.MESSAGE_ID in call.headers:
+            if call.task in self._seen:
+                return
+            self._seen[call.task] = None
+            if len(self._seen) > _SEEN:
+                self._seen.popitem(last=False)
+        if self._active < self._concurrency:
+            call.accept(self._bus.instance)
+            self._start(call)
+        elif len(self._waiting) < self._backlog:
+            call.accept(self._bus.instance)
+            self._waiting.append(call)
+            self._bus._running[call.task] = call  # pyright: ignore[reportPrivateUsage]
+        else:
+            raise Overloaded(
+                f"instance {self._bus.instance!r} answers {self._active} calls and "
+                f"{len(self._waiting)} wait",
+                hint="try again, or start another instance",
+            )
+
+    def _start(self, call: Call) -> None:
+        self._active += 1
+        self.idle.clear()
+        self._bus._running[call.task] = call  # pyright: ignore[reportPrivateUsage]
+        call.runner = self._bus.spawn(self._run(call))
+
+    async def _run(self, call: Call) -> None:
+        calls.current.set(call)
+        try:
+            if telemetry.recording():
+                with telemetry.span(
+                    f"process {_template(call.subject)}",
+                    kind=SpanKind.SERVER,
+                    carrier=call.headers,
+                    attributes={
+                        "messaging.system": "nats",
+                        "messaging.destination.name": call.subject,
+                    },
+                ):
+                    await self._answer(call)
+            else:
+                await self._answer(call)
+        except asyncio.CancelledError:
+            _try(call.fail, Cancelled(call.cancelled_by or "the process is stopping"))
+            if not call.cancelled_by:
+                raise
+        except MeshError as error:
+            _try(call.fail, error)
+        except Exception:
+            # A bug in one handler must not take the process down, nor leak to the caller.
+            logger.exception("answering %s failed", call.subject)
+            _try(
+                call.fail,
+                MeshError(f"{call.subject} failed", hint=f"see the log of {self._bus.instance}"),
+            )
+        finally:
+            self._ended(call)
+
+    async def _answer(self, call: Call) -> None:
+        if call.deadline is None:
+            call.finish(await self._respond(call))
+            return
+        limit = asyncio.timeout(call.deadline - time.time())
+        try:
+            async with limit:
+                reply = await self._respond(call)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"{call.subject} was not done by its deadline") from None
+        call.finish(reply)
+
+    def _ended(self, call: Call) -> None:
+        running = self._bus._running  # pyright: ignore[reportPrivateUsage]
+        if running.get(call.task) is call:
+            del running[call.task]
+        self._active -= 1
+        while self._waiting and self._active < self._concurrency:
+            following = self._waiting.popleft()
+            if not following.done:
+                self._start(following)
+        if not self._active:
+            self.idle.set()
+
+
+class _Losses:
+    """Which processes have died, told by the server's disconnect events or found by asking."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._watched: dict[str, set[ReplyStream]] = {}
+        self._begun: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._probing: set[str] = set()
+        self.callbacks: list[Callable[[str], None]] = []
+        self.told = False
+
+    async def begin(self) -> None:
+        if self._begun is not None:
+            await self._begun.wait()
+            return
+        self._begun = asyncio.Event()
+        try:
+            await self._bus.transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
+        finally:
+            self._begun.set()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def watch(self, stream: ReplyStream, instance: str) -> None:
+        """See `reply_stream.Watcher`."""
+        self._watched.setdefault(instance, set()).add(stream)
+        if not self.told and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
+
+    def unwatch(self, stream: ReplyStream, instance: str) -> None:
+        """See `reply_stream.Watcher`."""
+        streams = self._watched.get(instance)
+        if streams is not None:
+            streams.discard(stream)
+            if not streams:
+                del self._watched[instance]
+
+    def lose(self, instance: str, reason: str) -> None:
+        for stream in list(self._watched.get(instance, ())):
+            stream.lose(reason)
+        for callback in self.callbacks:
+            callback(instance)
+
+    def _on_disconnect(self, packet: Packet) -> None:
+        self.told = True
+        try:
+            client = json.loads(packet.payload)["client"]
+            lost = subjects.instance_of_connection(str(client.get("name", "")))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        if lost is not None and lost[1] != self._bus.instance:
+            self.lose(lost[1], "has disconnected")
+
+    def _probe(self) -> None:
+        """Without disconnect events, ask those who have been silent."""
+        self._timer = None
+        if not self._watched:
+            return
+        for instance, streams in self._watched.items():
+            if instance not in self._probing and any(
+                stream.silent_s >= _PROBE_AFTER_S for stream in streams
+            ):
+                self._probing.add(instance)
+                self._bus.spawn(self._ask(instance))
+        self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
+
+    async def _ask(self, instance: str) -> None:
+        try:
+            await self._bus.transport.request(
+                subjects.instance(self._bus.tenant, instance, "status"), b"", timeout_s=_SETTLE_S
+            )
+        except Unavailable:
+            if self._bus.transport.connected:
+                self.lose(instance, "does not answer any more")
+        except MeshError:
+            pass  # slow is not dead; its lease decides
+        finally:
+            self._probing.discard(instance)
+
+
+def new_instance(name: str) -> str:
+    """A process's id: what it is, and something nobody else has."""
+    return f"{name}-{secrets.token_hex(5)}"
+
+
+def _error_of(packet: Packet) -> MeshError:
+    code = packet.headers.get(calls.ERROR_CODE, "500")
+    message = packet.headers.get(calls.ERROR, "failed without saying why")
+    try:
+        problem = codec.decode_value(packet.payload)
+    except InvalidMessage:
+        problem = None
+    return error_from_problem(
+        cast("dict[str, Any]", problem) if isinstance(problem, dict) else {},
+        status=int(code) if code.isdigit() else 500,
+        message=message,
+    )
+
+
+def _try(send: Callable[[MeshError], None], error: MeshError) -> None:
+    try:
+        send(error)
+    except MeshError as exc:
+        logger.warning("could not answer: %s", exc)
+
+
+def _template(subject: str) -> str:
+    """A subject without its ids, as OpenTelemetry wants span names."""
+    tokens = subject.split(".")
+    if len(tokens) > 2 and tokens[0] == "lmos":
+        tokens[1] = "{tenant}"
+        if tokens[2] == "instance" and len(tokens) > 3:
+            tokens[3] = "{instance}"
+    return ".".join(tokens)

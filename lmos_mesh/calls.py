@@ -1,0 +1,218 @@
+"""One request in the hands of whoever answers it."""
+
+import asyncio
+import time
+from contextvars import ContextVar
+from typing import Any
+
+from lmos_mesh import codec, telemetry
+from lmos_mesh.endpoint import Message
+from lmos_mesh.errors import Cancelled, InvalidMessage, MeshError
+from lmos_mesh.transport import Headers, Inbox, Packet, Transport
+
+ACCEPT = "Lmos-Accept"
+DEADLINE = "Lmos-Deadline"
+HOPS = "Lmos-Hops"
+MESSAGE_ID = "Nats-Msg-Id"
+TENANT = "Lmos-Tenant"
+# The header names of the NATS services API (ADR-32), so that `nats` shows our errors.
+ERROR_CODE = "Nats-Service-Error-Code"
+ERROR = "Nats-Service-Error"
+
+STREAM = "stream"
+MAX_HOPS = 16
+KEEP_ALIVE_S = 10.0
+_CHECK_CALLER_EVERY = 16
+
+current: ContextVar["Call | None"] = ContextVar("current_call", default=None)
+"""The call that this task is answering; what it asks of others inherits from it."""
+
+
+def error_headers(error: MeshError) -> dict[str, str]:
+    """The ADR-32 headers of an error."""
+    return {ERROR_CODE: str(error.status), ERROR: str(error).replace("\n", " ")[:1000]}
+
+
+class Call:
+    """One request, its deadline, and the way back.
+
+    Attributes:
+        subject: Where it was asked.
+        tenant: Whose request it is.
+        payload: What was asked, as bytes.
+        headers: As they came.
+        task: Id of this piece of work; the same id again is the same work.
+        deadline: Unix seconds after which nobody waits for the answer; None for no limit.
+        hops: Through how many processes it came.
+        as_json: Whether the caller speaks JSON.
+        streaming: Whether the caller takes frames; otherwise one reply, the whole answer.
+    """
+
+    __slots__ = (
+        "_inbox",
+        "_keep_alive",
+        "_last_sent",
+        "_reply",
+        "_seq",
+        "_transport",
+        "as_json",
+        "cancelled_by",
+        "deadline",
+        "done",
+        "headers",
+        "hops",
+        "payload",
+        "runner",
+        "streaming",
+        "subject",
+        "task",
+        "tenant",
+    )
+
+    def __init__(self, packet: Packet, transport: Transport, *, task: str) -> None:
+        headers = packet.headers
+        self._transport = transport
+        self._reply = packet.reply
+        self._seq = 0
+        self._inbox: Inbox | None = None
+        self._keep_alive: asyncio.TimerHandle | None = None
+        self._last_sent = 0.0
+        self.subject = packet.subject
+        self.payload = packet.payload
+        self.headers = headers
+        self.as_json = codec.is_json(packet.payload)
+        self.streaming = bool(packet.reply) and headers.get(ACCEPT) == STREAM
+        self.task = headers.get(MESSAGE_ID) or task
+        self.tenant = packet.subject.split(".", 2)[1]
+        self.done = False
+        self.deadline: float | None = None
+        self.hops = 0
+        self.runner: asyncio.Task[None] | None = None
+        self.cancelled_by = ""
+
+    def read_headers(self) -> None:
+        """Take deadline and hops from the headers.
+
+        Raises:
+            InvalidMessage: One of them is no number.
+        """
+        if deadline := self.headers.get(DEADLINE):
+            self.deadline = _number(DEADLINE, deadline) / 1000
+        if hops := self.headers.get(HOPS):
+            self.hops = _number(HOPS, hops)
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline; None for no limit."""
+        return None if self.deadline is None else self.deadline - time.time()
+
+    def accept(self, instance: str) -> None:
+        """Tell a streaming caller, before any work, who has its request."""
+        if self.streaming:
+            self._frame("ack", {"task": self.task, "instance": instance})
+            loop = asyncio.get_running_loop()
+            self._last_sent = loop.time()
+            self._keep_alive = loop.call_later(KEEP_ALIVE_S, self._keep_caller)
+
+    async def send(self, kind: str, body: Any) -> None:
+        """Send a frame: `status`, `delta`, `query` or `restart`. Nothing if none are taken."""
+        if not self.streaming or self.done:
+            return
+        if self._seq % _CHECK_CALLER_EVERY == 0:
+            self._frame(kind, body, reply=self._caller_check())
+            await self._transport.writable()
+        else:
+            self._frame(kind, body)
+
+    def finish(self, reply: Message | Any) -> None:
+        """Give the answer; the last frame of a stream."""
+        if self.done:
+            return
+        if self.streaming:
+            body = reply.model_dump(by_alias=True) if isinstance(reply, Message) else reply
+            self._frame("end", body)
+        elif self._reply:
+            if isinstance(reply, Message):
+                payload = codec.encode(reply, as_json=self.as_json)
+            else:
+                payload = codec.encode_value(reply, as_json=self.as_json)
+            self._transport.publish(self._reply, payload)
+        self._close()
+
+    def fail(self, error: MeshError) -> None:
+        """Give an error instead of an answer."""
+        if self.done:
+            return
+        problem = error.problem()
+        if self.streaming:
+            self._frame("error", problem, headers=error_headers(error))
+        elif self._reply:
+            payload = codec.encode_value(problem, as_json=self.as_json)
+            self._transport.publish(self._reply, payload, headers=error_headers(error))
+        self._close()
+
+    def cancel(self, reason: str) -> None:
+        """Stop the work; whoever still listens is told why."""
+        if self.done:
+            return
+        self.cancelled_by = reason
+        if self.runner is not None:
+            self.runner.cancel()
+        else:
+            self.fail(Cancelled(reason))
+
+    def trace_headers(self) -> dict[str, str]:
+        """The caller's trace, for passing on when nothing is recorded here."""
+        return {
+            name: self.headers[name] for name in telemetry.TRACE_HEADERS if name in self.headers
+        }
+
+    def _frame(
+        self, kind: str, body: Any, *, headers: Headers | None = None, reply: str = ""
+    ) -> None:
+        payload = codec.encode_value([self._seq, kind, body], as_json=self.as_json)
+        self._seq += 1
+        if self._keep_alive is not None:
+            self._last_sent = self._keep_alive_clock()
+        self._transport.publish(self._reply, payload, headers=headers, reply=reply)
+
+    @staticmethod
+    def _keep_alive_clock() -> float:
+        return asyncio.get_running_loop().time()
+
+    def _keep_caller(self) -> None:
+        """A silent stream says that it lives, so that the caller's idle deadline means death."""
+        if self.done:
+            return
+        loop = asyncio.get_running_loop()
+        silent_s = loop.time() - self._last_sent
+        if silent_s >= KEEP_ALIVE_S:
+            self._frame("status", {"state": "working"}, reply=self._caller_check())
+            silent_s = 0.0
+        self._keep_alive = loop.call_later(KEEP_ALIVE_S - silent_s, self._keep_caller)
+
+    def _caller_check(self) -> str:
+        """A reply subject on which the bus tells us that the caller is gone."""
+        if self._inbox is None:
+            self._inbox = self._transport.open_inbox(self._on_caller_check)
+        return self._inbox.subject
+
+    def _on_caller_check(self, packet: Packet) -> None:
+        if packet.nobody:
+            self.cancel("the caller is gone")
+
+    def _close(self) -> None:
+        self.done = True
+        if self._keep_alive is not None:
+            self._keep_alive.cancel()
+        if self._inbox is not None:
+            self._inbox.close()
+
+
+def _number(header: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise InvalidMessage(
+            f"header {header} is {value!r}, not a whole number", field=header
+        ) from None

@@ -1,0 +1,87 @@
+"""One wildcard subscription for all replies to a process, told apart by a counter."""
+
+import asyncio
+from collections.abc import Callable
+
+from lmos_mesh.errors import DeadlineExceeded, Unavailable
+from lmos_mesh.transport import Headers, OnPacket, Packet
+
+Publish = Callable[[str, bytes, "Headers | None", str], None]
+
+
+class OpenInbox:
+    """See `transport.Inbox`."""
+
+    __slots__ = ("_inboxes", "_token", "subject")
+
+    def __init__(self, inboxes: "Inboxes", token: str, subject: str) -> None:
+        self._inboxes = inboxes
+        self._token = token
+        self.subject = subject
+
+    def close(self) -> None:
+        """See `transport.Inbox.close`."""
+        self._inboxes.forget(self._token)
+
+
+class Inboxes:
+    """The inboxes of one process. nats-py's own cost a random name and a timer task each."""
+
+    def __init__(self, prefix: str, publish: Publish) -> None:
+        self._prefix = prefix
+        self._publish = publish
+        self._count = 0
+        self._open: dict[str, OnPacket] = {}
+
+    @property
+    def pattern(self) -> str:
+        """What to subscribe, once, with `deliver`."""
+        return f"{self._prefix}>"
+
+    def deliver(self, packet: Packet) -> None:
+        """Hand a reply to whoever waits for it; a late one is dropped."""
+        on_packet = self._open.get(packet.subject[len(self._prefix) :])
+        if on_packet is not None:
+            on_packet(packet)
+
+    def open(self, on_packet: OnPacket) -> OpenInbox:
+        """A new inbox."""
+        self._count += 1
+        token = str(self._count)
+        self._open[token] = on_packet
+        return OpenInbox(self, token, self._prefix + token)
+
+    def forget(self, token: str) -> None:
+        """Listen no longer on one inbox."""
+        self._open.pop(token, None)
+
+    async def request(
+        self, subject: str, payload: bytes, headers: Headers | None, timeout_s: float
+    ) -> Packet:
+        """See `Transport.request`."""
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Packet] = loop.create_future()
+
+        def on_reply(packet: Packet) -> None:
+            if not reply.done():
+                reply.set_result(packet)
+
+        def on_deadline() -> None:
+            if not reply.done():
+                reply.set_exception(
+                    DeadlineExceeded(f"no answer on {subject!r} within {timeout_s:g} s")
+                )
+
+        self._count += 1
+        token = str(self._count)
+        self._open[token] = on_reply
+        timer = loop.call_later(timeout_s, on_deadline)
+        try:
+            self._publish(subject, payload, headers, self._prefix + token)
+            packet = await reply
+        finally:
+            timer.cancel()
+            self._open.pop(token, None)
+        if packet.nobody:
+            raise Unavailable(f"nobody answers on {subject!r}", hint="is it running? `lmos doctor`")
+        return packet

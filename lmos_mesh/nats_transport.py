@@ -1,0 +1,487 @@
+"""The transport over NATS. The only module that imports the NATS client, and cures it.
+
+nats-py 2.16 is taken for its connection: TLS, credentials, server pool, reconnect, parser. What
+it does badly is overridden here, each with a test that shows the cure in
+`tests/integration/test_nats_defects.py`.
+"""
+
+# The client is only partly typed, and what is overridden is not public; the version is pinned.
+# pyright: reportUnknownMemberType=false, reportPrivateUsage=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription as ClientSubscription
+from nats.aio.transport import TcpTransport
+
+from lmos_mesh.errors import SettingsError, Unavailable
+from lmos_mesh.inboxes import Inboxes, OpenInbox
+from lmos_mesh.jetstream import JetStream, JetStreamKeyValue, JetStreamStream
+from lmos_mesh.memory_transport import too_large
+from lmos_mesh.transport import Bucket, Headers, Log, OnPacket, Packet
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_SERVER = (2, 12, 0)
+_BUFFER = 8 * 1024 * 1024
+_WRITE_HIGH_WATER = 256 * 1024
+_CLOSE_TIMEOUT_S = 1.0
+
+
+class NatsTransport:
+    """See `transport.Transport`."""
+
+    def __init__(self, client: "_Client", inbox: str) -> None:
+        self._client = client
+        self._inboxes = Inboxes(inbox, self._send)
+        self._jetstream = JetStream(self)
+        self._on_reconnect: list[Callable[[], None]] = []
+        client.when_reconnected = self._reconnected
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str,
+        inbox: str = "_INBOX.",
+        credentials: str | None = None,
+        timeout_s: float = 10.0,
+        ping_interval_s: float = 5.0,
+    ) -> "AsyncGenerator[NatsTransport]":
+        """Connect while the block lasts; a lost connection is restored for ever.
+
+        Args:
+            url: One server or several, separated by commas.
+            name: What the connection calls itself; disconnect events carry it.
+            inbox: Prefix of reply subjects, with its final dot.
+            credentials: Path of a `.creds` file.
+            timeout_s: How long to try at first.
+            ping_interval_s: How often to ask whether the server still lives; two silent
+                intervals and it is dead.
+
+        Raises:
+            Unavailable: No server answers there.
+            SettingsError: It refuses us, or is too old.
+        """
+        client = _Client()
+        await _connect(client, url, name, credentials, timeout_s, ping_interval_s)
+        transport = cls(client, inbox)
+        try:
+            await transport.subscribe(transport._inboxes.pattern, transport._inboxes.deliver)
+            yield transport
+        finally:
+            await transport.close()
+
+    @property
+    def max_payload(self) -> int:
+        """See `Transport.max_payload`."""
+        return int(self._client.max_payload)
+
+    @property
+    def connected(self) -> bool:
+        """See `Transport.connected`."""
+        return bool(self._client.is_connected)
+
+    @property
+    def connection(self) -> str:
+        """See `Transport.connection`: the server's id and our client id there."""
+        return f"{self._client._server_info.get('server_id', '')}:{self._client.client_id}"
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """See `Transport.on_reconnect`."""
+        self._on_reconnect.append(callback)
+
+    def _reconnected(self) -> None:
+        self._jetstream.forget()
+        for callback in self._on_reconnect:
+            callback()
+
+    async def wait_connected(self, *, timeout_s: float) -> None:
+        """See `Transport.wait_connected`."""
+        if self._client.is_connected:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._client.back.wait()
+                return
+        raise Unavailable(
+            f"the bus is lost and was not back within {timeout_s:g} s",
+            hint="is nats-server running?",
+        )
+
+    def publish(
+        self, subject: str, payload: bytes, *, headers: Headers | None = None, reply: str = ""
+    ) -> None:
+        """See `Transport.publish`."""
+        self._send(subject, payload, headers, reply)
+
+    def _send(self, subject: str, payload: bytes, headers: Headers | None, reply: str) -> None:
+        if headers:
+            block = _header_block(headers)
+            size = len(payload) + len(block)
+            command = f"HPUB {subject} {reply} {len(block)} {size}\r\n".encode()
+            parts = (command, block, payload, b"\r\n")
+        else:
+            size = len(payload)
+            parts = (f"PUB {subject} {reply} {size}\r\n".encode(), payload, b"\r\n")
+        if size > self._client.max_payload:
+            raise too_large(subject, size, self.max_payload)
+        self._client.send(b"".join(parts))
+
+    async def request(
+        self, subject: str, payload: bytes, *, headers: Headers | None = None, timeout_s: float
+    ) -> Packet:
+        """See `Transport.request`. While the bus is lost nothing is sent that might come later."""
+        if not self._client.is_connected:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await self.wait_connected(timeout_s=timeout_s)
+            timeout_s = max(0.001, timeout_s - (loop.time() - began))
+        return await self._inboxes.request(subject, payload, headers, timeout_s)
+
+    def open_inbox(self, on_packet: OnPacket) -> OpenInbox:
+        """See `Transport.open_inbox`."""
+        return self._inboxes.open(on_packet)
+
+    async def subscribe(
+        self, subject: str, on_packet: OnPacket, *, queue: str = ""
+    ) -> "_NatsSubscription":
+        """See `Transport.subscribe`."""
+        return await self._client.listen(subject, on_packet, queue)
+
+    async def flush(self, *, timeout_s: float = 5.0) -> None:
+        """See `Transport.flush`."""
+        await self._client.round_trip(timeout_s)
+
+    async def writable(self) -> None:
+        """See `Transport.writable`."""
+        await self._client.writable()
+
+    def key_value(self, bucket: Bucket) -> JetStreamKeyValue:
+        """See `Transport.key_value`."""
+        return JetStreamKeyValue(self._jetstream, bucket)
+
+    def stream(self, log: Log) -> JetStreamStream:
+        """See `Transport.stream`."""
+        return JetStreamStream(self._jetstream, log, self)
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        if self._client.is_connected:
+            with suppress(Unavailable):
+                await self._client.round_trip(2.0)
+        await self._client.close()
+
+
+async def _connect(
+    client: "_Client",
+    url: str,
+    name: str,
+    credentials: str | None,
+    timeout_s: float,
+    ping_interval_s: float,
+) -> None:
+    servers = [one.strip() for one in url.split(",") if one.strip()]
+    shown = ", ".join(without_secrets(one) for one in servers)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _first_connection(client, servers, name, credentials, ping_interval_s)
+    except TimeoutError:
+        raise Unavailable(
+            f"no NATS server answers at {shown} ({client.last_failure or 'no answer'})",
+            hint="start one with `lmos up`, or set LMOS_NATS_URL",
+        ) from None
+    except nats.errors.Error as exc:
+        raise SettingsError(
+            f"the NATS server at {shown} refuses us: {exc}",
+            hint="check LMOS_NATS_URL and LMOS_NATS_CREDENTIALS",
+        ) from exc
+    client.options["allow_reconnect"] = True
+    version = str(client._server_info.get("version", "0"))
+    if version_of(version) < MINIMUM_SERVER:
+        await client.close()
+        raise SettingsError(
+            f"the NATS server at {shown} is version {version}; "
+            f"{'.'.join(map(str, MINIMUM_SERVER))} or newer is needed",
+            hint="upgrade it, or unset LMOS_NATS_URL and let `lmos up` start its own",
+        )
+
+
+async def _first_connection(
+    client: "_Client",
+    servers: list[str],
+    name: str,
+    credentials: str | None,
+    ping_interval_s: float,
+) -> None:
+    options: dict[str, Any] = {"user_credentials": credentials} if credentials else {}
+    wait_s = 0.05
+    while True:
+        try:
+            await client.connect(
+                servers,
+                name=name,
+                error_cb=client.told_error,
+                disconnected_cb=client.told_disconnected,
+                reconnected_cb=client.told_reconnected,
+                allow_reconnect=False,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0,
+                connect_timeout=2,
+                ping_interval=ping_interval_s,  # pyright: ignore[reportArgumentType]
+                max_outstanding_pings=2,
+                pending_size=_BUFFER,
+                skip_subject_validation=True,
+                **options,
+            )
+            return
+        except (OSError, TimeoutError, ssl.SSLError, nats.errors.NoServersError) as exc:
+            client.last_failure = exc
+        except nats.errors.Error as exc:
+            if "expecting INFO" not in str(exc):
+                raise
+            client.last_failure = exc
+        client._server_pool.clear()
+        client._status = Client.DISCONNECTED
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * 2, 1.0)
+
+
+def version_of(text: str) -> tuple[int, int, int]:
+    """`2.15.1-beta` as (2, 15, 1); what is no number counts as 0."""
+    numbers = [int(part) if part.isdigit() else 0 for part in text.split("-")[0].split(".")]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
+    return major, minor, patch
+
+
+def without_secrets(url: str) -> str:
+    """A URL that may be logged: without user, password or token."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _header_block(headers: Headers) -> bytes:
+    lines = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in headers.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
+
+
+def _one_line(value: str) -> str:
+    # A line break in a value would begin a header of the sender's choice.
+    return value if value.isprintable() else value.replace("\r", " ").replace("\n", " ")
+
+
+def _parse_headers(block: bytes) -> dict[str, str]:
+    first, _, rest = block.decode("utf-8", "replace").partition("\r\n")
+    headers: dict[str, str] = {}
+    if len(first) > 8:
+        headers["Status"], _, description = first[9:].partition(" ")
+        if description:
+            headers["Description"] = description
+    for line in rest.split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip()
+    return headers
+
+
+class _BoundedTcp(TcpTransport):
+    """A socket whose close is bounded: nats-py waits for ever for a frozen peer to take it."""
+
+    async def wait_closed(self) -> None:
+        writer = self._io_writer
+        if writer is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await writer.wait_closed()
+        except TimeoutError:
+            writer.transport.abort()
+        except (OSError, ssl.SSLError):
+            pass  # it is as closed as it will ever be
+
+
+class _NatsSubscription:
+    """See `transport.Subscription`."""
+
+    def __init__(self, client: "_Client", sid: int) -> None:
+        self._client = client
+        self._sid = sid
+
+    async def unsubscribe(self) -> None:
+        """See `Subscription.unsubscribe`."""
+        await self._client.listen_no_more(self._sid)
+
+
+class _Client(Client):
+    """nats-py's client with its defects cured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = asyncio.Event()
+        self.when_reconnected: Callable[[], None] = lambda: None
+        self.last_failure: BaseException | None = None
+        self._handlers: dict[int, OnPacket] = {}
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._flush_is_due = False
+
+    # -- callbacks: an exception in one would kill the read loop and leave a deaf connection --
+
+    async def told_error(self, exc: Exception) -> None:
+        self.last_failure = exc
+        logger.debug("bus: %s", exc)
+
+    async def told_disconnected(self) -> None:
+        self.back.clear()
+        if not self.is_closed:
+            logger.warning("the bus is lost; waiting for it (%s)", self.last_failure or "closed")
+
+    async def told_reconnected(self) -> None:
+        logger.info("the bus is back")
+        self.back.set()
+        try:
+            self.when_reconnected()
+        except Exception:
+            logger.exception("after reconnect")
+
+    # -- connection --
+
+    async def _connect_to_server(self, s: Any) -> None:
+        if s.uri.scheme in ("nats", "tls") and not isinstance(self._transport, _BoundedTcp):
+            self._transport = _BoundedTcp()
+        # A failed attempt must not be retried in a busy loop, nor wait for seconds.
+        if s.reconnects > 1:
+            await asyncio.sleep(min(0.05 * 2 ** min(s.reconnects, 5), 1.0))
+        if isinstance(self._transport, _BoundedTcp):
+            await self._transport.connect(s.uri, 1 << 17, self.options["connect_timeout"])
+        else:
+            await super()._connect_to_server(s)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Reconnect where nats-py would close for good; refusals of one subject are only logged."""
+        if "permissions violation" in err_msg:
+            logger.warning("the bus refuses: %s", err_msg.strip("'"))
+            return
+        self._err = nats.errors.Error(f"nats: {err_msg}")
+        if self.is_connecting:
+            return
+        self.last_failure = self._err
+        await self._process_op_err(self._err)
+
+    # -- receiving: straight from the parser to the handler, no queue and no task between --
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            return
+        try:
+            parsed = _parse_headers(headers) if headers else {}
+            handler(Packet(subject.decode(), data, parsed, reply.decode()))
+        except Exception:
+            logger.exception("a packet on %s", subject.decode("utf-8", "replace"))
+
+    async def listen(self, subject: str, on_packet: OnPacket, queue: str) -> _NatsSubscription:
+        self._sid += 1
+        sid = self._sid
+        # Known to nats-py only so that it is subscribed again after a reconnect.
+        self._subs[sid] = ClientSubscription(self, sid, subject, queue=queue)
+        self._handlers[sid] = on_packet
+        self.send(f"SUB {subject} {queue} {sid}\r\n".encode())
+        # Without this a caller could ask before the server knows about us.
+        with suppress(Unavailable):
+            await self.round_trip(5.0)
+        return _NatsSubscription(self, sid)
+
+    async def listen_no_more(self, sid: int) -> None:
+        if self._subs.pop(sid, None) is None:
+            return
+        self.send(f"UNSUB {sid}\r\n".encode())
+        # The server has handed over all it accepted for us when it answers.
+        with suppress(Unavailable):
+            await self.round_trip(2.0)
+        self._handlers.pop(sid, None)
+
+    # -- sending: the first packet of a tick at once, the others together --
+
+    def send(self, command: bytes) -> None:
+        if self.is_closed:
+            raise Unavailable("this connection is closed")
+        if not self.is_connected:
+            self._buffer(command)
+        elif self._flush_is_due:
+            self._out.append(command)
+        else:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush_tick)
+            self._write(command)
+
+    def _flush_tick(self) -> None:
+        self._flush_is_due = False
+        if self._out:
+            out, self._out = self._out, []
+            if self.is_connected:
+                self._write(b"".join(out))
+            else:
+                for command in out:
+                    with suppress(Unavailable):
+                        self._buffer(command)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            assert self._transport is not None
+            self._transport.write(data)
+        except (OSError, RuntimeError, AttributeError):
+            self._buffer(data)
+
+    def _buffer(self, command: bytes) -> None:
+        if self._pending_data_size + len(command) > _BUFFER:
+            raise Unavailable(
+                f"the bus is lost and {_BUFFER} bytes already wait for it",
+                hint="is nats-server running?",
+            )
+        if command.startswith((b"SUB ", b"UNSUB ")):
+            return  # every live subscription is sent again on reconnect
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+
+    async def writable(self) -> None:
+        writer = self._transport._io_writer if isinstance(self._transport, _BoundedTcp) else None
+        if writer is None or not self.is_connected:
+            return
+        if writer.transport.get_write_buffer_size() > _WRITE_HIGH_WATER:
+            with suppress(OSError):
+                await writer.drain()
+
+    async def round_trip(self, timeout_s: float) -> None:
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._flush_tick()
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not self.is_connected:
+                    await self.back.wait()
+                await self._send_ping(pong)
+                await pong
+        except (TimeoutError, nats.errors.Error, OSError, AttributeError):
+            raise Unavailable(f"the bus did not answer a ping within {timeout_s:g} s") from None
+        finally:
+            pong.cancel()
+
+    async def close(self) -> None:
+        """Leave for good; bounded even if the server is frozen."""
+        self._flush_tick()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * _CLOSE_TIMEOUT_S + 1.0):
+                await super().close()
