@@ -1,0 +1,104 @@
+"""The peers, ready to be measured: what each of them needs running, and how it is asked.
+
+python benchmarks/contenders.py --quick       # shows that every peer works here
+"""
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from display import said_by, table
+from figures import Report, figure
+from harness import (
+    Settings,
+    Stage,
+    conditions,
+    free_port,
+    nats_server,
+    peer_command,
+    peers_installed,
+    run_stage,
+    server,
+)
+
+# Which bare processes each kind of work needs.
+RAW_ROLES = {
+    "echo": ("echo",),
+    "stream": ("stream",),
+    "turn": ("agent", "router"),
+    "direct": ("agent",),
+}
+
+
+@contextmanager
+def raw_nats(mode: str, loop: str = "uvloop", *more: str) -> Generator[Stage]:
+    """Bare nats-py; a `turn` passes a router of its own, a `direct` one does not.
+
+    Args:
+        mode: One of `RAW_ROLES`.
+        loop: The event loop of both sides.
+        more: Further options of the load program, e.g. `--bytes 1060`.
+    """
+    with on_nats("raw_nats", loop, {role: ["--role", role] for role in RAW_ROLES[mode]}) as stage:
+        yield Stage(pids=stage.pids, load=[*stage.load, "--mode", mode, *more])
+
+
+@contextmanager
+def faststream(mode: str, loop: str = "uvloop") -> Generator[Stage]:
+    """FastStream, for `echo` and `turn`."""
+    with on_nats("faststream", loop, {"faststream": []}) as stage:
+        yield Stage(pids=stage.pids, load=[*stage.load, "--mode", mode])
+
+
+def synadia(loop: str = "uvloop") -> AbstractContextManager[Stage]:
+    """Synadia's agent SDK, for `turn`, at 64 prompts a time."""
+    return on_nats("synadia", loop, {"synadia": ["--at-a-time", "64"]})
+
+
+@contextmanager
+def a2a(loop: str = "uvloop") -> Generator[Stage]:
+    """A bare a2a-sdk server, for `turn`; there is no NATS in it."""
+    port = ["--port", str(free_port()), "--loop", loop]
+    with server("a2a", peer_command("a2a", "a2a_server", *port)) as running:
+        yield Stage(pids={"a2a": running.pid}, load=peer_command("a2a", "a2a_load", *port))
+
+
+@contextmanager
+def on_nats(peer: str, loop: str, servers: Mapping[str, Sequence[str]]) -> Generator[Stage]:
+    """A fresh nats-server and a peer's servers, by name and each with options of its own."""
+    with ExitStack() as stack:
+        nats = stack.enter_context(nats_server())
+        options = ["--nats-url", nats.said["url"], "--loop", loop]
+        pids = {"nats-server": nats.pid}
+        for name, more in servers.items():
+            command = peer_command(peer, f"{peer}_server", *options, *more)
+            pids[name] = stack.enter_context(server(name, command)).pid
+        yield Stage(pids=pids, load=peer_command(peer, f"{peer}_load", *options))
+
+
+def main() -> None:
+    """Run each work of each installed peer once and show what came out."""
+    settings = Settings.from_command_line("Shows that every peer works here; compares nothing.")
+    print(json.dumps(conditions(settings), indent=2))
+    stages = {
+        "raw_nats": [raw_nats(mode, loop) for loop in ("asyncio", "uvloop") for mode in RAW_ROLES],
+        "faststream": [faststream("echo", "asyncio"), faststream("echo"), faststream("turn")],
+        "synadia": [synadia()],
+        "a2a": [a2a()],
+    }
+    reports: list[Report] = [
+        run_stage(stage, settings, (1, 16)) for peer in peers_installed() for stage in stages[peer]
+    ]
+    measures = ("p50_ms", "p99_ms", "per_s", "n", "errors", "server_cpu_ms", "client_cpu_ms")
+    rows = [
+        [f"{r['peer']} {r['mode']}", r["loop"], cell, *(figure(r, cell, m) for m in measures)]
+        for r in reports
+        for cell in r["cells"]
+    ]
+    print(table(("contender", "loop", "in flight", *measures), rows))
+    print()
+    print(table(("peer", "codec", "loop", "versions"), dict.fromkeys(said_by(reports))))
+
+
+if __name__ == "__main__":
+    main()
