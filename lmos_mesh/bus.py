@@ -27,6 +27,7 @@ from lmos_mesh.errors import (
     Unavailable,
     error_from_problem,
 )
+from lmos_mesh.micro import Tally
 from lmos_mesh.reply_stream import Patience, ReplyStream
 from lmos_mesh.transport import Packet, Subscription, Transport
 
@@ -81,6 +82,7 @@ class Bus:
         self._tasks: asyncio.TaskGroup | None = None
         self._pools: list[_Pool] = []
         self._running: dict[str, Call] = {}
+        self._tallies: dict[str, Tally] = {}
         self._losses = _Losses(self)
 
     async def __aenter__(self) -> "Bus":
@@ -312,6 +314,10 @@ class Bus:
         """How many calls are being answered or wait for it, this process's housekeeping apart."""
         return sum(pool.busy for pool in self._pools[1:])
 
+    def tally(self, name: str) -> Tally:
+        """What has been done so far under the last tokens of a subject, as `router.decide`."""
+        return self._tallies.setdefault(name, Tally())
+
     async def _instance_operation(self, call: Call) -> Any:
         operation = call.subject.rsplit(".", 1)[1]
         if operation == "status":
@@ -411,6 +417,9 @@ class _Pool:
 
     async def _run(self, call: Call) -> None:
         calls.current.set(call)
+        began = time.perf_counter_ns()
+        tally = self._bus.tally(call.subject.split(".", 2)[2])
+        tally.requests += 1
         try:
             if telemetry.recording():
                 with telemetry.span(
@@ -430,8 +439,11 @@ class _Pool:
             if not call.cancelled_by:
                 raise
         except MeshError as error:
+            tally.errors += 1
+            tally.last_error = f"{error.status}:{error}"
             _try(call.fail, error)
         except Exception:
+            tally.errors += 1
             # A bug in one handler must not take the process down, nor leak to the caller.
             logger.exception("answering %s failed", call.subject)
             _try(
@@ -439,6 +451,7 @@ class _Pool:
                 MeshError(f"{call.subject} failed", hint=f"see the log of {self._bus.instance}"),
             )
         finally:
+            tally.busy_ns += time.perf_counter_ns() - began
             self._ended(call)
 
     async def _answer(self, call: Call) -> None:

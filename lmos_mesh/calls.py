@@ -40,11 +40,13 @@ class Call:
         subject: Where it was asked.
         tenant: Whose request it is.
         payload: What was asked, as bytes.
+        reply: Where the answer goes; empty if nobody waits for one.
         headers: As they came.
         task: Id of this piece of work; the same id again is the same work.
         deadline: Unix seconds after which nobody waits for the answer; None for no limit.
         hops: Through how many processes it came.
         as_json: Whether the caller speaks JSON.
+        notes: What logs should say of it, e.g. `conversation`.
         streaming: Whether the caller takes frames; otherwise one reply, the whole answer.
     """
 
@@ -52,7 +54,6 @@ class Call:
         "_inbox",
         "_keep_alive",
         "_last_sent",
-        "_reply",
         "_seq",
         "_transport",
         "as_json",
@@ -61,7 +62,9 @@ class Call:
         "done",
         "headers",
         "hops",
+        "notes",
         "payload",
+        "reply",
         "runner",
         "streaming",
         "subject",
@@ -72,7 +75,7 @@ class Call:
     def __init__(self, packet: Packet, transport: Transport, *, task: str) -> None:
         headers = packet.headers
         self._transport = transport
-        self._reply = packet.reply
+        self.reply = packet.reply
         self._seq = 0
         self._inbox: Inbox | None = None
         self._keep_alive: asyncio.TimerHandle | None = None
@@ -89,6 +92,7 @@ class Call:
         self.hops = 0
         self.runner: asyncio.Task[None] | None = None
         self.cancelled_by = ""
+        self.notes: dict[str, str] = {}
 
     def read_headers(self) -> None:
         """Take deadline and hops from the headers.
@@ -131,12 +135,12 @@ class Call:
         if self.streaming:
             body = reply.model_dump(by_alias=True) if isinstance(reply, Message) else reply
             self._frame("end", body)
-        elif self._reply:
+        elif self.reply:
             if isinstance(reply, Message):
                 payload = codec.encode(reply, as_json=self.as_json)
             else:
                 payload = codec.encode_value(reply, as_json=self.as_json)
-            self._transport.publish(self._reply, payload)
+            self._transport.publish(self.reply, payload)
         self._close()
 
     def fail(self, error: MeshError) -> None:
@@ -146,9 +150,9 @@ class Call:
         problem = error.problem()
         if self.streaming:
             self._frame("error", problem, headers=error_headers(error))
-        elif self._reply:
+        elif self.reply:
             payload = codec.encode_value(problem, as_json=self.as_json)
-            self._transport.publish(self._reply, payload, headers=error_headers(error))
+            self._transport.publish(self.reply, payload, headers=error_headers(error))
         self._close()
 
     def cancel(self, reason: str) -> None:
@@ -174,7 +178,7 @@ class Call:
         self._seq += 1
         if self._keep_alive is not None:
             self._last_sent = self._keep_alive_clock()
-        self._transport.publish(self._reply, payload, headers=headers, reply=reply)
+        self._transport.publish(self.reply, payload, headers=headers, reply=reply)
 
     @staticmethod
     def _keep_alive_clock() -> float:

@@ -1,0 +1,1 @@
+"""The runtime: carries a conversation to its answer."""

@@ -1,0 +1,395 @@
+"""What is said on the mesh, and where: the endpoints of the services with both their types."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lmos_mesh.endpoint import Endpoint, Message
+from lmos_mesh.things import DEFAULT_SUBSET, Capability
+
+DEFAULT_CHANNEL = "web"
+
+# -- who is there --
+
+
+class Instance(Message):
+    """One running process that serves a Thing.
+
+    Attributes:
+        in_flight: Calls it is answering now.
+        concurrency: How many it answers at a time.
+    """
+
+    instance: str
+    version: str = ""
+    in_flight: int = 0
+    concurrency: int = 0
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+
+
+class Register(Message):
+    """Note a Thing: by its Description, or by its record, from which one is made.
+
+    Attributes:
+        description: A WoT Thing Description 1.1 with the LMOS vocabulary.
+        thing: A `Thing` as JSON.
+        revision: The revision it replaces; a stale update is refused. None for whatever is there.
+    """
+
+    description: dict[str, Any] | None = None
+    thing: dict[str, Any] | None = None
+    revision: int | None = None
+
+
+class Registered(Message):
+    """The Thing is findable. `notes` say what was filled in."""
+
+    name: str
+    subset: str
+    revision: int
+    notes: tuple[str, ...] = ()
+
+
+class Deregister(Message):
+    """Forget a Thing.
+
+    Attributes:
+        leaving: The instance that says so; the Thing stays while another instance serves it.
+    """
+
+    name: str
+    subset: str = DEFAULT_SUBSET
+    leaving: str = ""
+
+
+class Deregistered(Message):
+    """Whether the Thing is gone now; not if others still serve it."""
+
+    name: str
+    subset: str
+    gone: bool
+
+
+class GetThing(Message):
+    """One Thing by name."""
+
+    name: str
+    subset: str = DEFAULT_SUBSET
+
+
+class FoundThing(Message):
+    """A Thing as the registry knows it.
+
+    Attributes:
+        live: Whether at least one instance serves it.
+        description: Its whole Description, where it was asked for.
+    """
+
+    name: str
+    subset: str = DEFAULT_SUBSET
+    tenant: str = ""
+    kind: str = "agent"
+    version: str = ""
+    summary: str = ""
+    capabilities: tuple[Capability, ...] = ()
+    channels: tuple[str, ...] = ()
+    external: bool = False
+    live: bool = False
+    instances: tuple[Instance, ...] = ()
+    revision: int = 0
+    description: dict[str, Any] | None = None
+
+
+class FindThings(Message):
+    """Which Things fit; every given condition must hold.
+
+    Attributes:
+        name: Exact name.
+        capability: Id or name of a capability.
+        version: A semver range for that capability, in NPM or Ivy notation.
+        channel: A channel it must serve.
+        text: Words its name, description or capabilities should have; the best match first.
+        live: Only those with an instance (true), only those without (false), or all (null).
+        descriptions: Whether to give the whole Descriptions.
+    """
+
+    name: str | None = None
+    kind: str | None = None
+    capability: str | None = None
+    version: str | None = None
+    channel: str | None = None
+    subset: str | None = None
+    text: str | None = None
+    live: bool | None = True
+    descriptions: bool = False
+    limit: int = Field(default=1000, ge=1, le=10_000)
+
+
+class ThingsFound(Message):
+    """The Things that fit, and how fresh the answer is.
+
+    Attributes:
+        total: How many fit, `limit` apart.
+        revision: The last change of the registry that this answer knows of.
+    """
+
+    things: tuple[FoundThing, ...]
+    total: int
+    revision: int
+
+
+REGISTER = Endpoint("registry", "register", Register, Registered)
+DEREGISTER = Endpoint("registry", "deregister", Deregister, Deregistered)
+GET_THING = Endpoint("registry", "get", GetThing, FoundThing)
+FIND_THINGS = Endpoint("registry", "find", FindThings, ThingsFound)
+
+# -- which agent should answer --
+
+
+class Utterance(Message):
+    """One thing said in a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+    agent: str = ""
+
+
+class Decide(Message):
+    """Which agent should answer a message?
+
+    Attributes:
+        history: What was said before, oldest first.
+        method: `vector`, or `explicit` with `agent`.
+        agent: The agent that the caller names.
+        threshold: How sure the router must be, 0 to 1; None for its own setting.
+        limit: How many candidates to name.
+    """
+
+    message: str
+    history: tuple[Utterance, ...] = ()
+    channel: str = DEFAULT_CHANNEL
+    subset: str = DEFAULT_SUBSET
+    method: Literal["vector", "explicit"] = "vector"
+    agent: str | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    limit: int = Field(default=5, ge=1, le=100)
+
+
+class Candidate(Message):
+    """An agent that was considered.
+
+    Attributes:
+        capability: The id of its capability that fits best.
+        capability_name: That capability's name.
+        score: Its share of the evidence, 0 to 1; all agents together have 1.
+        similarity: Cosine of the message and the nearest evidence, -1 to 1.
+        evidence: The name, description or example that spoke for it.
+    """
+
+    agent: str
+    subset: str = DEFAULT_SUBSET
+    capability: str
+    capability_name: str = ""
+    score: float
+    similarity: float = 0.0
+    evidence: str = ""
+
+
+class Decision(Message):
+    """What the router answers.
+
+    Attributes:
+        outcome: `routed`; `unsure` when candidates exist and none is convincing; `nobody` when
+            there is no agent to choose from.
+        agent: The chosen agent; empty unless routed.
+        confidence: How sure the router is of the first candidate, 0 to 1.
+        reason: Why, in one sentence.
+        encoder: What turned text into vectors; `hashing…` knows words, not meaning.
+        time_ms: Milliseconds per step.
+    """
+
+    outcome: Literal["routed", "unsure", "nobody"]
+    agent: str = ""
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    confidence: float = 0.0
+    candidates: tuple[Candidate, ...] = ()
+    method: str = "vector"
+    reason: str = ""
+    encoder: str = ""
+    time_ms: dict[str, float] = Field(default_factory=dict[str, float])
+
+
+class Embed(Message):
+    """Turn texts into vectors."""
+
+    texts: tuple[str, ...] = Field(max_length=1024)
+
+
+class Embedded(Message):
+    """One unit vector per text.
+
+    Attributes:
+        fingerprint: Vectors of different fingerprints must not be compared.
+        semantic: Whether they stand for meaning, or only for words.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]
+    dimensions: int
+    encoder: str
+    fingerprint: str
+    semantic: bool
+
+
+class RouterStatus(Message):
+    """No conditions: how is the router?"""
+
+
+class RouterState(Message):
+    """How the router is.
+
+    Attributes:
+        agents: How many live agents it can choose from.
+        evidence: How many texts speak for them.
+        version: Rises with every snapshot of the index.
+    """
+
+    encoder: str
+    fingerprint: str
+    semantic: bool
+    note: str = ""
+    agents: int
+    evidence: int
+    version: int
+
+
+DECIDE = Endpoint("router", "decide", Decide, Decision)
+EMBED = Endpoint("router", "embed", Embed, Embedded)
+ROUTER_STATUS = Endpoint("router", "status", RouterStatus, RouterState)
+
+# -- carrying a conversation --
+
+
+class Converse(Message):
+    """A user's message.
+
+    Attributes:
+        conversation: Its id; the first message creates it. None for a new one.
+        turn: Id of this turn; the same again gives the same answer. None for a new one.
+        user: Who speaks.
+        agent: Ask this agent whatever the router thinks.
+        method: How to decide.
+        history: What was said before, for callers that keep it themselves; used with `store`
+            false.
+        store: Whether the conversation is kept.
+        restarts: Whether the caller can be told `restart` and begin the answer anew; one that
+            cannot gets an error if an instance dies after its first word.
+    """
+
+    message: str = Field(min_length=1)
+    conversation: str | None = None
+    turn: str | None = None
+    channel: str = DEFAULT_CHANNEL
+    subset: str = DEFAULT_SUBSET
+    user: str | None = None
+    agent: str | None = None
+    method: Literal["vector", "explicit"] | None = None
+    history: tuple[Utterance, ...] = ()
+    store: bool = True
+    restarts: bool = True
+
+
+class Answer(Message):
+    """The answer to a message.
+
+    Attributes:
+        answer: The whole text.
+        agent: Who answered; empty when the mesh asked back.
+        asked_back: No agent was convincing, so the answer names what the mesh could do.
+        decision: Why this agent.
+        attempts: How many instances were asked.
+    """
+
+    answer: str
+    conversation: str
+    turn: str
+    agent: str = ""
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    instance: str = ""
+    asked_back: bool = False
+    decision: Decision | None = None
+    attempts: int = 1
+
+
+class GetConversation(Message):
+    """One conversation by id."""
+
+    conversation: str
+
+
+class Turn(Message):
+    """One request and its answer.
+
+    Attributes:
+        state: `running`, `done`, `failed` or `cancelled`.
+        began: Unix seconds.
+        error: Why it failed, as a problem document.
+    """
+
+    turn: str
+    message: str
+    state: Literal["running", "done", "failed", "cancelled"] = "running"
+    answer: str = ""
+    agent: str = ""
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    instance: str = ""
+    asked_back: bool = False
+    began: float = 0.0
+    ended: float = 0.0
+    attempts: int = 1
+    user: str = ""
+    error: dict[str, Any] | None = None
+
+
+class Conversation(Message):
+    """A conversation, its turns oldest first."""
+
+    conversation: str
+    channel: str = DEFAULT_CHANNEL
+    turns: tuple[Turn, ...] = ()
+
+
+class CancelTurn(Message):
+    """Call off the running turn of a conversation, or one of a given id."""
+
+    conversation: str
+    turn: str | None = None
+
+
+class TurnCancelled(Message):
+    """The turn that was called off."""
+
+    conversation: str
+    turn: str
+
+
+class ForgetConversation(Message):
+    """Erase a conversation."""
+
+    conversation: str
+
+
+class ConversationForgotten(Message):
+    """It is erased."""
+
+    conversation: str
+
+
+CONVERSE = Endpoint("runtime", "converse", Converse, Answer)
+GET_CONVERSATION = Endpoint("runtime", "conversation", GetConversation, Conversation)
+CANCEL_TURN = Endpoint("runtime", "cancel", CancelTurn, TurnCancelled)
+FORGET_CONVERSATION = Endpoint("runtime", "forget", ForgetConversation, ConversationForgotten)

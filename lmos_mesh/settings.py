@@ -1,0 +1,56 @@
+"""Settings of a process, from `LMOS_*` environment variables and nowhere else."""
+
+import os
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lmos_mesh.errors import SettingsError
+from lmos_mesh.things import DEFAULT_TENANT
+
+PREFIX = "LMOS_"
+
+
+class Settings(BaseModel):
+    """What every process needs to know. Subclass it to add a service's own fields.
+
+    A field `drain_timeout_s` is read from `LMOS_DRAIN_TIMEOUT_S`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_credentials: str | None = None
+    tenant: str = Field(default=DEFAULT_TENANT, min_length=1)
+    log_level: str = Field(default="INFO", pattern="(?i)^(debug|info|warning|error)$")
+    log_format: str = Field(default="", pattern="^(|json|console)$")
+    connect_timeout_s: float = Field(default=30.0, gt=0)
+    drain_timeout_s: float = Field(default=10.0, ge=0)
+    nats_ping_interval_s: float = Field(default=5.0, gt=0)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load_settings(kind: type[SettingsT], environ: Mapping[str, str] | None = None) -> SettingsT:
+    """Read settings from the environment; an empty variable counts as unset.
+
+    Raises:
+        SettingsError: A value cannot be used; every such variable is named.
+    """
+    environ = os.environ if environ is None else environ
+    given = {
+        name: value
+        for name in kind.model_fields
+        if (value := environ.get(f"{PREFIX}{name.upper()}", ""))
+    }
+    try:
+        return kind.model_validate(given)
+    except ValidationError as exc:
+        faults = "; ".join(
+            f"{PREFIX}{str(error['loc'][0]).upper()}={given[str(error['loc'][0])]!r}: "
+            f"{error['msg']}"
+            for error in exc.errors(include_url=False)
+        )
+        raise SettingsError(f"bad settings: {faults}", hint="see docs/settings.md") from None
