@@ -80,6 +80,7 @@ class Bus:
         self.instance = instance
         self._timeout_s = timeout_s
         self._tasks: asyncio.TaskGroup | None = None
+        self._background: set[asyncio.Task[Any]] = set()
         self._pools: list[_Pool] = []
         self._running: dict[str, Call] = {}
         self._tallies: dict[str, Tally] = {}
@@ -97,13 +98,18 @@ class Bus:
         for call in list(self._running.values()):
             call.cancel("the process is stopping")
         self._losses.close()
+        for task in list(self._background):
+            task.cancel()
         assert self._tasks is not None
         await self._tasks.__aexit__(None, None, None)
 
     def spawn(self, work: Any, *, name: str = "") -> "asyncio.Task[Any]":
         """Start a task that ends with the bus at the latest. It must guard its own errors."""
         assert self._tasks is not None, "use the bus as a context manager"
-        return self._tasks.create_task(work, name=name or None)
+        task = self._tasks.create_task(work, name=name or None)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     # -- asking --
 
