@@ -35,8 +35,12 @@ class Inboxes:
 
     @property
     def pattern(self) -> str:
-        """What to subscribe, once, with `deliver`."""
-        return f"{self._prefix}>"
+        """What to subscribe, once, with `deliver`.
+
+        One token only: what a fetch gets below an inbox must not come here as well, under subjects
+        that are no inbox's.
+        """
+        return f"{self._prefix}*"
 
     def deliver(self, packet: Packet) -> None:
         """Hand a reply to whoever waits for it; a late one is dropped."""

@@ -11,9 +11,10 @@ import base64
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from lmos_mesh.errors import Conflict, DeadlineExceeded, MeshError, Unavailable
 from lmos_mesh.transport import (
@@ -28,14 +29,18 @@ from lmos_mesh.transport import (
     WorkItem,
 )
 
+ResultT = TypeVar("ResultT")
+
 _API = "$JS.API"
 _TIMEOUT_S = 5.0
 _NS = 1_000_000_000
 # No longer than the shortest lease: the server raises a shorter time to live to this one.
 _MARKER_TTL_S = 1
 _BATCH = 1000
+_SEQUENCE = "Nats-Sequence"
 
 _NOT_FOUND = 10059
+_NO_MESSAGE = 10037
 _NAME_IN_USE = 10058
 _WRONG_SEQUENCE = (10071, 10164)
 
@@ -90,7 +95,8 @@ class JetStream:
         try:
             await self._create(name, config)
         except BaseException:
-            del self._made[name]
+            if self._made.get(name) is made:
+                del self._made[name]
             raise
         finally:
             made.set()
@@ -108,14 +114,16 @@ class JetStream:
         self._made.clear()
 
     async def retrying(
-        self, name: str, config: dict[str, Any], operation: Callable[[], Awaitable[Packet]]
-    ) -> Packet:
+        self, name: str, config: dict[str, Any], operation: Callable[[], Awaitable[ResultT]]
+    ) -> ResultT:
         """Run an operation; if the stream is missing, make it and run it once more."""
         if name not in self._made:
             await self.ensure(name, config)
         try:
             return await operation()
-        except Unavailable:
+        except Unavailable as exc:
+            if isinstance(exc.__cause__, DeadlineExceeded) or not self._transport.connected:
+                raise  # it may have been done: to do it again is for the caller to decide
             # A publish to a stream that is gone has no responders.
             self._made.pop(name, None)
             await self.ensure(name, config)
@@ -166,8 +174,57 @@ class JetStream:
             raise JetStreamError(f"fetch from {stream!r}: {refused[0]}")
         return found
 
-    async def snapshot(self, stream: str, pattern: str, *, last: bool) -> list[Packet]:
-        """All messages whose subjects match, or the last of each subject.
+    async def read(self, stream: str, pattern: str, *, limit: int) -> list[Packet]:
+        """The oldest messages whose subjects match: one request, no consumer.
+
+        A work queue allows no consumer beside its workers' own, and this needs none.
+        """
+        found: list[Packet] = []
+        after = 0
+        while len(found) < limit:
+            body = {"seq": after + 1, "next_by_subj": pattern, "batch": limit - len(found)}
+            batch, pending = await self._direct_batch(stream, json.dumps(body).encode())
+            found.extend(
+                Packet(packet.headers["Nats-Subject"], packet.payload, packet.headers)
+                for packet in batch
+            )
+            if not batch or not pending:
+                break
+            # The server sends no more at a time than a connection may have pending.
+            after = int(batch[-1].headers[_SEQUENCE])
+        return found
+
+    async def _direct_batch(self, stream: str, body: bytes) -> tuple[list[Packet], int]:
+        """What one direct get of many answers, and how many more there are."""
+        found: list[Packet] = []
+        end: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
+
+        def on_packet(packet: Packet) -> None:
+            if _SEQUENCE in packet.headers:
+                found.append(packet)
+            elif not end.done():
+                end.set_result(packet)
+
+        inbox = self._transport.open_inbox(on_packet)
+        try:
+            await self._transport.wait_connected(timeout_s=_TIMEOUT_S)
+            self._transport.publish(f"{_API}.DIRECT.GET.{stream}", body, reply=inbox.subject)
+            async with asyncio.timeout(_TIMEOUT_S):
+                ended = await end
+        except TimeoutError:
+            raise Unavailable(f"JetStream did not answer within {_TIMEOUT_S:g} s") from None
+        finally:
+            inbox.close()
+        status = ended.headers.get("Status")
+        if status == "503":
+            raise Unavailable(f"nobody keeps a stream {stream!r}")
+        if status not in ("204", "404"):
+            said = ended.headers.get("Description", "")
+            raise JetStreamError(f"reading from {stream!r}: {status} {said}")
+        return found, int(ended.headers.get("Nats-Num-Pending", "0"))
+
+    async def snapshot(self, stream: str, pattern: str) -> list[Packet]:
+        """The last message of every subject that matches.
 
         A pull consumer reads 19,000 to 25,000 messages a second, four times what a watch does,
         and takes any number of subjects where a multi-get refuses more than 1,024.
@@ -179,7 +236,7 @@ class JetStream:
                 "stream_name": stream,
                 "config": {
                     "name": name,
-                    "deliver_policy": "last_per_subject" if last else "all",
+                    "deliver_policy": "last_per_subject",
                     "ack_policy": "none",
                     "replay_policy": "instant",
                     "filter_subject": pattern,
@@ -191,14 +248,23 @@ class JetStream:
         )
         expected = int(created["num_pending"])
         found: list[Packet] = []
-        while len(found) < expected:
-            batch = await self.fetch(stream, name, batch=_BATCH)
-            if not batch:
-                break
-            found.extend(batch)
-        if expected:
-            await self.call(f"CONSUMER.DELETE.{stream}.{name}")
+        try:
+            while len(found) < expected:
+                batch = await self.fetch(stream, name, batch=_BATCH)
+                if not batch:
+                    break
+                found.extend(batch)
+        finally:
+            # It would be gone by itself in a while, but a stream has room for a thousand only.
+            self._send_off(f"{_API}.CONSUMER.DELETE.{stream}.{name}")
         return found
+
+    def _send_off(self, subject: str) -> None:
+        """A request whose answer nobody reads."""
+        inbox = self._transport.open_inbox(lambda _: None)
+        inbox.close()
+        with suppress(MeshError):
+            self._transport.publish(subject, b"", reply=inbox.subject)
 
 
 class JetStreamKeyValue:
@@ -249,27 +315,31 @@ class JetStreamKeyValue:
         except JetStreamError as exc:
             if exc.details.get("err_code") not in _WRONG_SEQUENCE:
                 raise
-            if expected == 0 and (revision := await self._marker(key)):
+            if expected == 0 and (revision := await self._marker(key)) is not None:
                 # Nothing lives there, but the grave of what did: take over from its revision.
                 return await self._write(key, value, headers, revision)
             raise Conflict(f"{key!r} is not at revision {expected}") from None
 
-    async def _marker(self, key: str) -> int:
-        """The revision of a delete or expiry marker; 0 if a value lives there."""
+    async def _marker(self, key: str) -> int | None:
+        """The revision of a delete or expiry marker, 0 if that is gone too; None for a value."""
         body = json.dumps({"last_by_subj": f"{self._prefix}{key}"}).encode()
-        found = _checked(
-            await self._jetstream.request(f"{_API}.STREAM.MSG.GET.{self._stream}", body)
-        )
+        packet = await self._jetstream.request(f"{_API}.STREAM.MSG.GET.{self._stream}", body)
+        try:
+            found = _checked(packet)
+        except JetStreamError as exc:
+            if exc.details.get("err_code") != _NO_MESSAGE:
+                raise
+            return 0
         raw = base64.b64decode(found["message"].get("hdrs", ""))
         gone = CHANGE_OPERATION.encode() in raw or CHANGE_MARKER.encode() in raw
-        return int(found["message"]["seq"]) if gone else 0
+        return int(found["message"]["seq"]) if gone else None
 
     async def entries(self, pattern: str = ">") -> Sequence[Entry]:
         """See `KeyValue.entries`."""
         await self._jetstream.ensure(self._stream, self._config)
         subject = f"{self._prefix}{pattern}"
         try:
-            packets = await self._jetstream.snapshot(self._stream, subject, last=True)
+            packets = await self._jetstream.snapshot(self._stream, subject)
         except JetStreamError as exc:
             if exc.details.get("err_code") != _NOT_FOUND:
                 raise
@@ -305,9 +375,11 @@ class JetStreamStream:
 
     async def read(self, pattern: str, *, limit: int = 1000) -> Sequence[Packet]:
         """See `Stream.read`."""
-        await self._jetstream.ensure(self._log.name, self._config)
-        found = await self._jetstream.snapshot(self._log.name, pattern, last=False)
-        return found[:limit]
+        return await self._jetstream.retrying(
+            self._log.name,
+            self._config,
+            lambda: self._jetstream.read(self._log.name, pattern, limit=limit),
+        )
 
     async def erase(self, pattern: str) -> None:
         """See `Stream.erase`."""
@@ -318,23 +390,34 @@ class JetStreamStream:
         """See `Stream.take`."""
         await self._jetstream.ensure(self._log.name, self._config)
         if worker not in self._workers:
-            await self._jetstream.call(
-                f"CONSUMER.CREATE.{self._log.name}.{worker}",
-                {
-                    "stream_name": self._log.name,
-                    "config": {
-                        "name": worker,
-                        "durable_name": worker,
-                        "ack_policy": "explicit",
-                        "ack_wait": int(self._log.ack_wait_s * _NS),
-                        "max_deliver": self._log.max_deliver,
-                        "max_ack_pending": 10_000,
-                    },
-                },
-            )
-            self._workers.add(worker)
-        packets = await self._jetstream.fetch(self._log.name, worker, batch=limit, wait_s=wait_s)
+            await self._begin(worker)
+        name = self._log.name
+        try:
+            packets = await self._jetstream.fetch(name, worker, batch=limit)
+            if not packets and wait_s > 0:
+                # One only: with more the server would wait until it had them all.
+                packets = await self._jetstream.fetch(name, worker, batch=1, wait_s=wait_s)
+        except JetStreamError:
+            self._workers.discard(worker)
+            raise
         return [_JetStreamItem(packet, self._transport) for packet in packets]
+
+    async def _begin(self, worker: str) -> None:
+        await self._jetstream.call(
+            f"CONSUMER.CREATE.{self._log.name}.{worker}",
+            {
+                "stream_name": self._log.name,
+                "config": {
+                    "name": worker,
+                    "durable_name": worker,
+                    "ack_policy": "explicit",
+                    "ack_wait": int(self._log.ack_wait_s * _NS),
+                    "max_deliver": self._log.max_deliver,
+                    "max_ack_pending": 10_000,
+                },
+            },
+        )
+        self._workers.add(worker)
 
 
 @dataclass(slots=True)
@@ -381,7 +464,7 @@ def _entry(key: str, packet: Packet) -> Entry | None:
     headers = packet.headers
     if CHANGE_MARKER in headers or CHANGE_OPERATION in headers:
         return None
-    if revision := headers.get("Nats-Sequence"):
+    if revision := headers.get(_SEQUENCE):
         created = datetime.fromisoformat(_micros(headers["Nats-Time-Stamp"])).timestamp()
         return Entry(key=key, value=packet.payload, revision=int(revision), created=created)
     # From a consumer: $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<…>.<time>.<pending>

@@ -25,6 +25,7 @@ from lmos_mesh.transport import (
     OnPacket,
     Packet,
     WorkItem,
+    check_subject,
 )
 
 _MAX_PAYLOAD = 1024 * 1024
@@ -50,8 +51,9 @@ class _Interest:
     broker: "MemoryBroker"
 
     async def unsubscribe(self) -> None:
-        await asyncio.sleep(0)  # what was accepted before is handed over first
-        self.broker.interests.remove(self)
+        if self in self.broker.interests:
+            self.broker.interests.remove(self)
+        await asyncio.sleep(0)  # what was accepted before is handed over
 
 
 @dataclass(slots=True)
@@ -88,12 +90,13 @@ class MemoryBroker:
 class MemoryTransport:
     """See `transport.Transport`."""
 
-    def __init__(self, broker: MemoryBroker, *, name: str = "", inbox: str = "_INBOX.m.m.") -> None:
+    def __init__(self, broker: MemoryBroker, *, name: str = "", inbox: str = "") -> None:
         self._broker = broker
         self._name = name
         self._closed = False
-        self._inboxes = Inboxes(inbox, self._send)
-        self.connection = f"memory:{next(broker.connections)}"
+        number = next(broker.connections)
+        self.connection = f"memory:{number}"
+        self._inboxes = Inboxes(inbox or f"_INBOX.memory.{number}.", self._send)
         broker.interests.append(
             _Interest(self._inboxes.pattern, "", self._inboxes.deliver, self, broker)
         )
@@ -123,8 +126,12 @@ class MemoryTransport:
     def _send(self, subject: str, payload: bytes, headers: Headers | None, reply: str) -> None:
         if self._closed:
             raise Unavailable("this connection is closed")
-        if len(payload) > _MAX_PAYLOAD:
-            raise too_large(subject, len(payload), _MAX_PAYLOAD)
+        check_subject(subject)
+        if reply:
+            check_subject(reply)
+        size = len(payload) + _size_of(headers)
+        if size > _MAX_PAYLOAD:
+            raise too_large(subject, size, _MAX_PAYLOAD)
         self._broker.route(Packet(subject, payload, dict(headers or {}), reply))
 
     async def request(
@@ -139,6 +146,7 @@ class MemoryTransport:
 
     async def subscribe(self, subject: str, on_packet: OnPacket, *, queue: str = "") -> _Interest:
         """See `Transport.subscribe`."""
+        check_subject(subject)
         interest = _Interest(subject, queue, on_packet, self, self._broker)
         self._broker.interests.append(interest)
         return interest
@@ -169,6 +177,14 @@ class MemoryTransport:
         server, client = self.connection.split(":")
         told = {"server": {"id": server}, "client": {"id": int(client), "name": self._name}}
         self._broker.route(Packet(DISCONNECTS, json.dumps(told).encode()))
+
+
+def _size_of(headers: Headers | None) -> int:
+    """What headers take of a packet, written as NATS does."""
+    if not headers:
+        return 0
+    lines = sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
+    return len("NATS/1.0\r\n\r\n") + lines
 
 
 def too_large(subject: str, size: int, limit: int) -> TooLarge:
@@ -270,28 +286,36 @@ class _MemoryStream:
         self._log = log
         self._broker = broker
         self._sequence = 0
-        self._seen: set[str] = set()
+        self._seen: dict[str, int] = {}
         self._items: dict[int, Packet] = {}
         self._queues: dict[str, _MemoryWork] = {}
         self.grown = asyncio.Event()
 
+    def records(self, subject: str) -> bool:
+        """Whether what is published there is kept here."""
+        return any(matches(pattern, subject) for pattern in self._log.subjects)
+
     def record(self, packet: Packet) -> None:
         """Keep a packet that somebody published on one of the stream's subjects."""
-        if not any(matches(pattern, packet.subject) for pattern in self._log.subjects):
+        if not self.records(packet.subject):
             return
         message_id = packet.headers.get("Nats-Msg-Id", "")
-        if message_id and message_id in self._seen:
+        if message_id in self._seen:
             return
-        self._seen.add(message_id)
         self._sequence += 1
+        if message_id:
+            self._seen[message_id] = self._sequence
         self._items[self._sequence] = packet
         self.grown.set()
 
     async def append(self, subject: str, payload: bytes, *, message_id: str = "") -> int:
         """See `Stream.append`."""
+        check_subject(subject)
+        if not self.records(subject):
+            raise Unavailable(f"{self._log.name!r} does not record {subject!r}")
         headers = {"Nats-Msg-Id": message_id} if message_id else {}
         self._broker.route(Packet(subject, payload, headers))
-        return self._sequence
+        return self._seen.get(message_id, self._sequence)
 
     async def read(self, pattern: str, *, limit: int = 1000) -> Sequence[Packet]:
         """See `Stream.read`."""

@@ -11,6 +11,7 @@ it does badly is overridden here, each with a test that shows the cure in
 
 import asyncio
 import logging
+import secrets
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +27,7 @@ from lmos_mesh.errors import SettingsError, Unavailable
 from lmos_mesh.inboxes import Inboxes, OpenInbox
 from lmos_mesh.jetstream import JetStream, JetStreamKeyValue, JetStreamStream
 from lmos_mesh.memory_transport import too_large
-from lmos_mesh.transport import Bucket, Headers, Log, OnPacket, Packet
+from lmos_mesh.transport import Bucket, Headers, Log, OnPacket, Packet, check_subject
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class NatsTransport:
         url: str,
         *,
         name: str,
-        inbox: str = "_INBOX.",
+        inbox: str = "",
         credentials: str | None = None,
         timeout_s: float = 10.0,
         ping_interval_s: float = 5.0,
@@ -63,7 +64,7 @@ class NatsTransport:
         Args:
             url: One server or several, separated by commas.
             name: What the connection calls itself; disconnect events carry it.
-            inbox: Prefix of reply subjects, with its final dot.
+            inbox: Prefix of reply subjects, with its final dot; nobody else's by default.
             credentials: Path of a `.creds` file.
             timeout_s: How long to try at first.
             ping_interval_s: How often to ask whether the server still lives; two silent
@@ -75,7 +76,7 @@ class NatsTransport:
         """
         client = _Client()
         await _connect(client, url, name, credentials, timeout_s, ping_interval_s)
-        transport = cls(client, inbox)
+        transport = cls(client, inbox or f"_INBOX.{secrets.token_hex(8)}.")
         try:
             await transport.subscribe(transport._inboxes.pattern, transport._inboxes.deliver)
             yield transport
@@ -104,15 +105,16 @@ class NatsTransport:
     def _reconnected(self) -> None:
         self._jetstream.forget()
         for callback in self._on_reconnect:
-            callback()
+            try:
+                callback()
+            except Exception:
+                logger.exception("after reconnect")
 
     async def wait_connected(self, *, timeout_s: float) -> None:
         """See `Transport.wait_connected`."""
-        if self._client.is_connected:
-            return
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._client.back.wait()
+                await self._client.until_connected()
                 return
         raise Unavailable(
             f"the bus is lost and was not back within {timeout_s:g} s",
@@ -126,6 +128,9 @@ class NatsTransport:
         self._send(subject, payload, headers, reply)
 
     def _send(self, subject: str, payload: bytes, headers: Headers | None, reply: str) -> None:
+        check_subject(subject)
+        if reply:
+            check_subject(reply)
         if headers:
             block = _header_block(headers)
             size = len(payload) + len(block)
@@ -157,6 +162,7 @@ class NatsTransport:
         self, subject: str, on_packet: OnPacket, *, queue: str = ""
     ) -> "_NatsSubscription":
         """See `Transport.subscribe`."""
+        check_subject(subject)
         return await self._client.listen(subject, on_packet, queue)
 
     async def flush(self, *, timeout_s: float = 5.0) -> None:
@@ -193,19 +199,26 @@ async def _connect(
 ) -> None:
     servers = [one.strip() for one in url.split(",") if one.strip()]
     shown = ", ".join(without_secrets(one) for one in servers)
+    if credentials is not None:
+        _check_readable(credentials)
     try:
         async with asyncio.timeout(timeout_s):
             await _first_connection(client, servers, name, credentials, ping_interval_s)
     except TimeoutError:
+        client.abandon()
         raise Unavailable(
             f"no NATS server answers at {shown} ({client.last_failure or 'no answer'})",
             hint="start one with `lmos up`, or set LMOS_NATS_URL",
         ) from None
     except nats.errors.Error as exc:
+        client.abandon()
         raise SettingsError(
             f"the NATS server at {shown} refuses us: {exc}",
             hint="check LMOS_NATS_URL and LMOS_NATS_CREDENTIALS",
         ) from exc
+    except BaseException:
+        client.abandon()
+        raise
     client.options["allow_reconnect"] = True
     version = str(client._server_info.get("version", "0"))
     if version_of(version) < MINIMUM_SERVER:
@@ -257,6 +270,17 @@ async def _first_connection(
         wait_s = min(wait_s * 2, 1.0)
 
 
+def _check_readable(credentials: str) -> None:
+    try:
+        with open(credentials, "rb"):
+            return
+    except OSError as exc:
+        raise SettingsError(
+            f"cannot read the NATS credentials {credentials}: {exc.strerror}",
+            hint="check LMOS_NATS_CREDENTIALS",
+        ) from exc
+
+
 def version_of(text: str) -> tuple[int, int, int]:
     """`2.15.1-beta` as (2, 15, 1); what is no number counts as 0."""
     numbers = [int(part) if part.isdigit() else 0 for part in text.split("-")[0].split(".")]
@@ -273,7 +297,7 @@ def without_secrets(url: str) -> str:
 
 def _header_block(headers: Headers) -> bytes:
     lines = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in headers.items())
-    return f"NATS/1.0\r\n{lines}\r\n".encode()
+    return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "replace")
 
 
 def _one_line(value: str) -> str:
@@ -333,7 +357,6 @@ class _Client(Client):
         self.last_failure: BaseException | None = None
         self._handlers: dict[int, OnPacket] = {}
         self._out: list[bytes] = []
-        self._out_size = 0
         self._flush_is_due = False
 
     # -- callbacks: an exception in one would kill the read loop and leave a deaf connection --
@@ -343,21 +366,34 @@ class _Client(Client):
         logger.debug("bus: %s", exc)
 
     async def told_disconnected(self) -> None:
-        self.back.clear()
         if not self.is_closed:
             logger.warning("the bus is lost; waiting for it (%s)", self.last_failure or "closed")
 
     async def told_reconnected(self) -> None:
         logger.info("the bus is back")
         self.back.set()
-        try:
-            self.when_reconnected()
-        except Exception:
-            logger.exception("after reconnect")
+        self.when_reconnected()
 
     # -- connection --
 
+    async def until_connected(self) -> None:
+        while not self.is_connected:
+            if self.is_closed:
+                raise Unavailable("this connection is closed")
+            self.back.clear()
+            await self.back.wait()
+
+    def abandon(self) -> None:
+        """Drop what is left of a connection: its tasks, and its socket without a goodbye."""
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        writer = self._transport._io_writer if isinstance(self._transport, _BoundedTcp) else None
+        if writer is not None:
+            writer.transport.abort()
+
     async def _connect_to_server(self, s: Any) -> None:
+        self.abandon()  # an attempt that failed after its greeting has left all of it behind
         if s.uri.scheme in ("nats", "tls") and not isinstance(self._transport, _BoundedTcp):
             self._transport = _BoundedTcp()
         # A failed attempt must not be retried in a busy loop, nor wait for seconds.
@@ -367,6 +403,16 @@ class _Client(Client):
             await self._transport.connect(s.uri, 1 << 17, self.options["connect_timeout"])
         else:
             await super()._connect_to_server(s)
+
+    async def _process_pong(self) -> None:
+        """Skip who has given up waiting: to answer them raises, and leaves the connection deaf."""
+        if not self._pongs:
+            return
+        pong = self._pongs.pop(0)
+        if not pong.done():
+            pong.set_result(True)
+        self._pongs_received += 1
+        self._pings_outstanding = 0
 
     async def _process_err(self, err_msg: str) -> None:
         """Reconnect where nats-py would close for good; refusals of one subject are only logged."""
@@ -408,11 +454,14 @@ class _Client(Client):
     async def listen_no_more(self, sid: int) -> None:
         if self._subs.pop(sid, None) is None:
             return
-        self.send(f"UNSUB {sid}\r\n".encode())
-        # The server has handed over all it accepted for us when it answers.
-        with suppress(Unavailable):
-            await self.round_trip(2.0)
-        self._handlers.pop(sid, None)
+        try:
+            if self.is_connected:
+                self.send(f"UNSUB {sid}\r\n".encode())
+                # The server has handed over all it accepted for us when it answers.
+                with suppress(Unavailable):
+                    await self.round_trip(2.0)
+        finally:
+            self._handlers.pop(sid, None)
 
     # -- sending: the first packet of a tick at once, the others together --
 
@@ -426,25 +475,33 @@ class _Client(Client):
         else:
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush_tick)
-            self._write(command)
+            self._write([command])
 
     def _flush_tick(self) -> None:
         self._flush_is_due = False
         if self._out:
             out, self._out = self._out, []
             if self.is_connected:
-                self._write(b"".join(out))
+                self._write(out)
             else:
-                for command in out:
-                    with suppress(Unavailable):
-                        self._buffer(command)
+                self._buffer_all(out)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, commands: list[bytes]) -> None:
+        if self._pending:
+            # Buffered while the bus was lost, and the flusher has not come to it yet.
+            commands = [*self._pending, *commands]
+            self._pending = []
+            self._pending_data_size = 0
         try:
             assert self._transport is not None
-            self._transport.write(data)
+            self._transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
         except (OSError, RuntimeError, AttributeError):
-            self._buffer(data)
+            self._buffer_all(commands)
+
+    def _buffer_all(self, commands: list[bytes]) -> None:
+        for command in commands:
+            with suppress(Unavailable):
+                self._buffer(command)
 
     def _buffer(self, command: bytes) -> None:
         if self._pending_data_size + len(command) > _BUFFER:
@@ -470,8 +527,7 @@ class _Client(Client):
         self._flush_tick()
         try:
             async with asyncio.timeout(timeout_s):
-                if not self.is_connected:
-                    await self.back.wait()
+                await self.until_connected()
                 await self._send_ping(pong)
                 await pong
         except (TimeoutError, nats.errors.Error, OSError, AttributeError):
@@ -482,6 +538,8 @@ class _Client(Client):
     async def close(self) -> None:
         """Leave for good; bounded even if the server is frozen."""
         self._flush_tick()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(2 * _CLOSE_TIMEOUT_S + 1.0):
                 await super().close()
+        except TimeoutError:
+            self.abandon()

