@@ -30,6 +30,7 @@ from lmos_mesh.settings import Settings
 from lmos_mesh.things import Thing
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import load_encoder
+from lmos_mesh_router.follow_up import follows
 from lmos_mesh_router.index import (
     Evidence,
     Ranking,
@@ -233,7 +234,7 @@ class Router:
         view = self._view(tenant, request.channel, request.subset)
         decision = await self._decide_text(request.message, view, request, together=False)
         before = _message_before(request)
-        if decision.outcome == "unsure" and before:
+        if decision.outcome == "unsure" and before and follows(request.message):
             # A follow-up ("and for last month?") means something only with what it follows.
             both = await self._decide_text(
                 f"{before}\n{request.message}", view, request, together=True

@@ -1,0 +1,186 @@
+"""What a conversation is, and what a new message does to it. Pure: the caller brings the time.
+
+A conversation is one value, replaced by compare-and-set, so that its turns run one at a time over
+all replicas: whoever writes the running turn has it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmos_mesh.endpoint import Message
+from lmos_mesh.messages import DEFAULT_CHANNEL, Answer, Turn, Utterance
+from lmos_mesh.transport import Bucket, Log
+
+CONVERSATIONS = Bucket(name="lmos_conversations", tokens=2)
+HISTORY = Log(name="LMOS_HISTORY", subjects=("lmos.*.history.*",))
+
+WINDOW_TURNS = 20
+WINDOW_BYTES = 256 * 1024
+HISTORY_BYTES = 64 * 1024
+
+
+class Running(Message):
+    """Who carries the running turn.
+
+    Attributes:
+        holder: The runtime instance that carries it.
+        task: What that instance calls it, for calling it off.
+        until: Unix seconds after which it is given up.
+    """
+
+    turn: str
+    holder: str
+    task: str
+    until: float
+
+
+class Record(Message):
+    """A conversation as it is kept: the last turns here, older ones in a stream."""
+
+    conversation: str
+    channel: str = DEFAULT_CHANNEL
+    turns: tuple[Turn, ...] = ()
+    running: Running | None = None
+    archived: int = 0
+
+    def turn(self, id: str) -> Turn | None:
+        """The turn of that id, if it is among the last."""
+        return next((one for one in reversed(self.turns) if one.turn == id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The message may be answered now, once this is stored."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """This turn was answered before."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Another turn is running, or this one is, elsewhere."""
+
+    running: Running
+
+
+def begin(
+    record: Record | None,
+    turn: Turn,
+    running: Running,
+    *,
+    conversation: str,
+    channel: str,
+    now: float,
+    holder_is_dead: bool = False,
+) -> Begin | Again | Wait:
+    """What a message does to a conversation.
+
+    Args:
+        record: The conversation so far; None for a new one.
+        turn: The message as a running turn.
+        running: Who would carry it.
+        conversation: Its id.
+        channel: The way in.
+        now: Unix seconds.
+        holder_is_dead: Whether the one who carries the running turn is known to have died.
+    """
+    if record is None:
+        return Begin(
+            Record(conversation=conversation, channel=channel, turns=(turn,), running=running)
+        )
+    known = record.turn(turn.turn)
+    if known is not None and known.state == "done":
+        return Again(known)
+    if record.running is not None:
+        if record.running.until > now and not holder_is_dead:
+            return Wait(record.running)
+        record = _given_up(record, now=now)
+    # The same turn after a failure is another try.
+    turns = tuple(one for one in record.turns if one.turn != turn.turn)
+    return Begin(record.model_copy(update={"turns": (*turns, turn), "running": running}))
+
+
+def _given_up(record: Record, *, now: float) -> Record:
+    """The running turn's holder has died or let its time pass."""
+    turns = tuple(
+        one.model_copy(update={"state": "failed", "ended": now}) if one.state == "running" else one
+        for one in record.turns
+    )
+    return record.model_copy(update={"turns": turns, "running": None})
+
+
+def finish(record: Record, ended: Turn) -> tuple[Record, tuple[Turn, ...]]:
+    """The conversation with its running turn ended, and the turns that no longer fit in it."""
+    turns = tuple(ended if one.turn == ended.turn else one for one in record.turns)
+    keep = len(turns)
+    size = 0
+    for count, one in enumerate(reversed(turns), start=1):
+        size += len(one.message) + len(one.answer) + 512
+        if count > 1 and (count > WINDOW_TURNS or size > WINDOW_BYTES):
+            keep = count - 1
+            break
+    evicted = turns[: len(turns) - keep]
+    return (
+        record.model_copy(
+            update={
+                "turns": turns[len(turns) - keep :],
+                "running": None,
+                "archived": record.archived + len(evicted),
+            }
+        ),
+        evicted,
+    )
+
+
+def said_before(turns: Sequence[Turn]) -> tuple[Utterance, ...]:
+    """What was said so far, oldest first, as much as may be sent along."""
+    said: list[Utterance] = []
+    size = 0
+    for turn in reversed(turns):
+        if turn.state != "done":
+            continue
+        size += len(turn.message) + len(turn.answer)
+        if size > HISTORY_BYTES:
+            break
+        said.append(Utterance(role="assistant", content=turn.answer, agent=turn.agent))
+        said.append(Utterance(role="user", content=turn.message))
+    return tuple(reversed(said))
+
+
+def answer_of(turn: Turn, conversation: str) -> Answer:
+    """The answer that a finished turn gave."""
+    return Answer(
+        answer=turn.answer,
+        conversation=conversation,
+        turn=turn.turn,
+        agent=turn.agent,
+        subset=turn.subset,
+        capability=turn.capability,
+        instance=turn.instance,
+        asked_back=turn.asked_back,
+        attempts=turn.attempts,
+    )
+
+
+def ask_back(choices: Sequence[tuple[str, str]]) -> str:
+    """What to say when no agent is convincing.
+
+    Args:
+        choices: (capability, agent) of what the mesh could do, the nearest first.
+    """
+    if not choices:
+        return "Nobody here can help with that yet: no agent is running."
+    named = "; ".join(f"{capability} ({agent})" for capability, agent in choices)
+    return f"I am not sure who can help with that. I could do this: {named}. What would you like?"
+
+
+def error_of(problem: dict[str, Any]) -> dict[str, Any]:
+    """The part of a problem document that is kept with a failed turn."""
+    return {key: problem[key] for key in ("code", "status", "detail") if key in problem}
