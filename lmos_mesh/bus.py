@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -42,6 +42,7 @@ Respond = Callable[[Call], Awaitable["Message | Any"]]
 CONCURRENCY = 64
 BACKLOG = 1024
 _SEEN = 4096
+_TALLIES = 4096
 _PROBE_AFTER_S = 0.25
 _SETTLE_S = 0.5
 
@@ -80,6 +81,7 @@ class Bus:
         self.instance = instance
         self._timeout_s = timeout_s
         self._tasks: asyncio.TaskGroup | None = None
+        self._closed = False
         self._background: set[asyncio.Task[Any]] = set()
         self._pools: list[_Pool] = []
         self._running: dict[str, Call] = {}
@@ -89,23 +91,32 @@ class Bus:
     async def __aenter__(self) -> "Bus":
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        await self.respond(
-            subjects.instance(self.tenant, self.instance, "*"), self._instance_operation
-        )
+        await self.respond(subjects.instance_in_any_tenant(self.instance), self._instance_operation)
+        # Also for those who only answer: a caller that dies calls off what it waits for.
+        await self._losses.begin()
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:
+        self._closed = True
         for call in list(self._running.values()):
             call.cancel("the process is stopping")
         self._losses.close()
         for task in list(self._background):
             task.cancel()
         assert self._tasks is not None
-        await self._tasks.__aexit__(None, None, None)
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            await _unsubscribe([*self._subscriptions(self._pools), *self._losses.subscriptions])
 
-    def spawn(self, work: Any, *, name: str = "") -> "asyncio.Task[Any]":
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], *, name: str = ""
+    ) -> "asyncio.Task[Any] | None":
         """Start a task that ends with the bus at the latest. It must guard its own errors."""
         assert self._tasks is not None, "use the bus as a context manager"
+        if self._closed:
+            work.close()  # a packet that comes while the process leaves starts nothing any more
+            return None
         task = self._tasks.create_task(work, name=name or None)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -119,17 +130,26 @@ class Bus:
         request: RequestT,
         *,
         tenant: str | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> ReplyT:
         """Ask a question and wait for its answer. Cancelling is safe: a late answer is dropped.
+
+        Args:
+            endpoint: What to ask.
+            request: The question.
+            tenant: Whose question it is; our own tenant's by default.
+            headers: Sent beside our own, and instead of them where they are named alike.
+            timeout_s: How long to wait; the bus's own time by default.
 
         Raises:
             Unavailable: Nobody answers there; worth another try.
             DeadlineExceeded: No answer in time.
             MeshError: The error the other side raised, as the same class.
         """
+        subject = endpoint.subject(subjects.escape(tenant or self.tenant))
         packet = await self.request(
-            endpoint.subject(tenant or self.tenant), codec.encode(request), timeout_s=timeout_s
+            subject, codec.encode(request), headers=headers, timeout_s=timeout_s
         )
         return codec.decode(endpoint.reply, packet.payload)
 
@@ -170,14 +190,17 @@ class Bus:
         request: RequestT,
         *,
         tenant: str | None = None,
+        headers: Mapping[str, str] | None = None,
         patience: Patience | None = None,
     ) -> AsyncGenerator[ReplyStream]:
         """Ask for an answer in frames; leaving the block before its end calls the work off.
 
-        The body of the `end` frame is the whole reply; see `open_stream` for the errors.
+        The body of the `end` frame is the whole reply; see `open_stream` for the errors, and
+        `call` for the arguments.
         """
+        subject = endpoint.subject(subjects.escape(tenant or self.tenant))
         stream = await self.open_stream(
-            endpoint.subject(tenant or self.tenant), codec.encode(request), patience=patience
+            subject, codec.encode(request), headers=headers, patience=patience
         )
         try:
             yield stream
@@ -211,8 +234,8 @@ class Bus:
 
         def leave(stream: ReplyStream) -> None:
             inbox.close()
-            if not stream.ended and stream.instance:
-                self.call_off(stream.instance, stream.task)
+            if not stream.complete and stream.instance:
+                self.call_off(stream.instance, stream.task, tenant=stream.tenant)
 
         stream = ReplyStream(subject, patience, self._losses, leave)
         inbox = self.transport.open_inbox(stream.on_packet)
@@ -225,11 +248,18 @@ class Bus:
         self.transport.publish(subject, payload, headers=sent, reply=inbox.subject)
         return stream
 
-    def call_off(self, instance: str, task: str) -> None:
-        """Tell an instance that nobody wants the result of a task any more."""
+    def call_off(self, instance: str, task: str, *, tenant: str = "") -> None:
+        """Tell an instance that nobody wants the result of a task any more.
+
+        Args:
+            instance: Who is at it.
+            task: What it is at.
+            tenant: Where it was asked; our own by default.
+        """
         body = codec.encode_value({"task": task})
+        subject = subjects.instance(tenant or self.tenant, instance, "cancel")
         with suppress(MeshError):
-            self.transport.publish(subjects.instance(self.tenant, instance, "cancel"), body)
+            self.transport.publish(subject, body)
 
     def _allowed_s(self, timeout_s: float) -> float:
         """No question may outlast the one that it helps to answer."""
@@ -307,9 +337,8 @@ class Bus:
 
     async def drain(self) -> None:
         """Take no new calls and finish those that were accepted. The bus stays usable."""
-        for pool in self._pools[1:] + self._pools[:1]:
-            if pool.subscription is not None and pool is not self._pools[0]:
-                await pool.subscription.unsubscribe()
+        # Not the first, which takes cancellations: they are wanted most now.
+        await _unsubscribe(self._subscriptions(self._pools[1:]))
         for pool in self._pools:
             await pool.idle.wait()
         with suppress(Unavailable):
@@ -322,7 +351,13 @@ class Bus:
 
     def tally(self, name: str) -> Tally:
         """What has been done so far under the last tokens of a subject, as `router.decide`."""
+        if name not in self._tallies and len(self._tallies) >= _TALLIES:
+            return Tally()  # somebody makes names up
         return self._tallies.setdefault(name, Tally())
+
+    @staticmethod
+    def _subscriptions(pools: "Sequence[_Pool]") -> list[Subscription]:
+        return [pool.subscription for pool in pools if pool.subscription is not None]
 
     async def _instance_operation(self, call: Call) -> Any:
         operation = call.subject.rsplit(".", 1)[1]
@@ -331,7 +366,7 @@ class Bus:
         if operation == "cancel":
             task = codec.decode(_Cancel, call.payload).task
             found = self._running.get(task)
-            if found is None:
+            if found is None or found.tenant != call.tenant:
                 raise NotFound(f"task {task!r} is not running here")
             found.cancel("called off by the caller")
             return {"cancelled": task}
@@ -344,6 +379,10 @@ class Bus:
     def on_loss(self, callback: Callable[[str], None]) -> None:
         """Have `callback(instance)` called when a process is known to have died."""
         self._losses.callbacks.append(callback)
+
+    def not_on_loss(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` no longer."""
+        self._losses.callbacks.remove(callback)
 
     def lose(self, instance: str, reason: str) -> None:
         """A process is known to have died: break the streams that wait for it."""
@@ -395,38 +434,45 @@ class _Pool:
             # Nobody waits for it: a request that was buffered while the bus was lost.
             logger.info("dropped a request on %s that is past its deadline", call.subject)
             return
-        if self._seen is not None and calls.MESSAGE_ID in call.headers:
-            if call.task in self._seen:
-                return
-            self._seen[call.task] = None
-            if len(self._seen) > _SEEN:
-                self._seen.popitem(last=False)
-        if self._active < self._concurrency:
-            call.accept(self._bus.instance)
-            self._start(call)
-        elif len(self._waiting) < self._backlog:
-            call.accept(self._bus.instance)
-            self._waiting.append(call)
-            self._bus._running[call.task] = call  # pyright: ignore[reportPrivateUsage]
-        else:
+        if self._bus._closed:  # pyright: ignore[reportPrivateUsage]
+            raise Unavailable(f"instance {self._bus.instance!r} is stopping", hint="try again")
+        known = self._seen if calls.MESSAGE_ID in call.headers else None
+        if known is not None and call.task in known:
+            return
+        if self._active >= self._concurrency and len(self._waiting) >= self._backlog:
             raise Overloaded(
                 f"instance {self._bus.instance!r} answers {self._active} calls and "
                 f"{len(self._waiting)} wait",
                 hint="try again, or start another instance",
             )
+        call.accept(self._bus.instance)
+        if known is not None:
+            # Only now: who was refused is right to try again.
+            known[call.task] = None
+            if len(known) > _SEEN:
+                known.popitem(last=False)
+        self._bus._running[call.task] = call  # pyright: ignore[reportPrivateUsage]
+        if self._active < self._concurrency:
+            self._start(call)
+        else:
+            self._waiting.append(call)
 
     def _start(self, call: Call) -> None:
         self._active += 1
         self.idle.clear()
-        self._bus._running[call.task] = call  # pyright: ignore[reportPrivateUsage]
-        call.runner = self._bus.spawn(self._run(call))
+        tasks = self._bus._tasks  # pyright: ignore[reportPrivateUsage]
+        assert tasks is not None, "use the bus as a context manager"
+        call.runner = tasks.create_task(self._run(call))
 
     async def _run(self, call: Call) -> None:
         calls.current.set(call)
+        call.begun = True
         began = time.perf_counter_ns()
-        tally = self._bus.tally(call.subject.split(".", 2)[2])
+        tally = self._bus.tally(call.subject.split(".", 2)[-1])
         tally.requests += 1
         try:
+            if call.cancelled_by:
+                raise Cancelled(call.cancelled_by)
             if telemetry.recording():
                 with telemetry.span(
                     f"process {_template(call.subject)}",
@@ -475,16 +521,21 @@ class _Pool:
         call.finish(reply)
 
     def _ended(self, call: Call) -> None:
-        running = self._bus._running  # pyright: ignore[reportPrivateUsage]
-        if running.get(call.task) is call:
-            del running[call.task]
+        self._forget(call)
         self._active -= 1
         while self._waiting and self._active < self._concurrency:
             following = self._waiting.popleft()
-            if not following.done:
+            if following.done:
+                self._forget(following)  # called off while it waited
+            else:
                 self._start(following)
         if not self._active:
             self.idle.set()
+
+    def _forget(self, call: Call) -> None:
+        running = self._bus._running  # pyright: ignore[reportPrivateUsage]
+        if running.get(call.task) is call:
+            del running[call.task]
 
 
 class _Losses:
@@ -496,6 +547,8 @@ class _Losses:
         self._begun: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._probing: set[str] = set()
+        self._closed = False
+        self.subscriptions: list[Subscription] = []
         self.callbacks: list[Callable[[str], None]] = []
         self.told = False
 
@@ -505,18 +558,21 @@ class _Losses:
             return
         self._begun = asyncio.Event()
         try:
-            await self._bus.transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
+            self.subscriptions.append(
+                await self._bus.transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
+            )
         finally:
             self._begun.set()
 
     def close(self) -> None:
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     def watch(self, stream: ReplyStream, instance: str) -> None:
         """See `reply_stream.Watcher`."""
         self._watched.setdefault(instance, set()).add(stream)
-        if not self.told and self._timer is None:
+        if not self.told and self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
 
     def unwatch(self, stream: ReplyStream, instance: str) -> None:
@@ -530,7 +586,10 @@ class _Losses:
     def lose(self, instance: str, reason: str) -> None:
         for stream in list(self._watched.get(instance, ())):
             stream.lose(reason)
-        for callback in self.callbacks:
+        for call in list(self._bus._running.values()):  # pyright: ignore[reportPrivateUsage]
+            if call.streaming and subjects.instance_of_inbox(call.reply) == instance:
+                call.cancel("the caller is gone")
+        for callback in list(self.callbacks):
             callback(instance)
 
     def _on_disconnect(self, packet: Packet) -> None:
@@ -553,13 +612,13 @@ class _Losses:
                 stream.silent_s >= _PROBE_AFTER_S for stream in streams
             ):
                 self._probing.add(instance)
-                self._bus.spawn(self._ask(instance))
+                self._bus.spawn(self._ask(instance, next(iter(streams)).tenant))
         self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
 
-    async def _ask(self, instance: str) -> None:
+    async def _ask(self, instance: str, tenant: str) -> None:
         try:
             await self._bus.transport.request(
-                subjects.instance(self._bus.tenant, instance, "status"), b"", timeout_s=_SETTLE_S
+                subjects.instance(tenant, instance, "status"), b"", timeout_s=_SETTLE_S
             )
         except Unavailable:
             if self._bus.transport.connected:
@@ -568,6 +627,13 @@ class _Losses:
             pass  # slow is not dead; its lease decides
         finally:
             self._probing.discard(instance)
+
+
+async def _unsubscribe(subscriptions: Sequence[Subscription]) -> None:
+    """All at once: with a frozen server each takes seconds."""
+    async with asyncio.TaskGroup() as tasks:
+        for subscription in subscriptions:
+            tasks.create_task(subscription.unsubscribe())
 
 
 def new_instance(name: str) -> str:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
-from lmos_mesh import codec
+from lmos_mesh import codec, subjects
 from lmos_mesh.calls import ERROR, ERROR_CODE
 from lmos_mesh.errors import (
     DeadlineExceeded,
@@ -37,6 +37,10 @@ class Patience(NamedTuple):
     total_s: float = 300.0
 
 
+class Interrupted(Exception):
+    """Somebody has called `interrupt`. The stream goes on; read it again."""
+
+
 class Watcher(Protocol):
     """Who tells a stream that its sender has died."""
 
@@ -53,6 +57,12 @@ class ReplyStream:
     """Frames in their order, until `end`. Errors are raised; a gap is one.
 
     Cancelling is safe: leaving the stream before its end calls the work off.
+
+    Attributes:
+        instance: Who answers; empty before the `ack`.
+        task: What the instance calls the work.
+        ended: Whether `end` was read.
+        broken: Whether the sender died or a frame was lost, so that what follows is not known.
     """
 
     def __init__(
@@ -63,14 +73,18 @@ class ReplyStream:
         leave: Callable[["ReplyStream"], None],
     ) -> None:
         self.subject = subject
+        self.tenant = subjects.tenant_of(subject)
         self.instance = ""
         self.task = ""
         self.ended = False
+        self.broken = False
         self._patience = patience
         self._watcher = watcher
         self._leave = leave
         self._frames: deque[Frame] = deque()
         self._failure: MeshError | None = None
+        self._interrupted = False
+        self._complete = False
         self._next = 0
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -79,7 +93,7 @@ class ReplyStream:
 
     def on_packet(self, packet: Packet) -> None:
         """Take what arrives in the inbox."""
-        if self._failure is not None or self.ended:
+        if self._settled:
             return
         self._heard = self._loop.time()
         if packet.nobody:
@@ -87,16 +101,18 @@ class ReplyStream:
             return
         try:
             self._take(packet)
-        except (InvalidMessage, ValueError, TypeError, IndexError) as exc:
+        except (InvalidMessage, ValueError, TypeError, IndexError, AttributeError) as exc:
             self._fail(StreamBroken(f"{self.subject!r} sent what is no frame: {exc}"))
 
     def _take(self, packet: Packet) -> None:
         decoded = codec.decode_value(packet.payload)
         if packet.headers.get(ERROR_CODE):
+            self._complete = True
             self._fail(_error_of(packet, decoded))
             return
         seq, kind, body = decoded
         if seq != self._next:
+            self.broken = True
             self._fail(StreamBroken(f"frame {self._next} of {self.subject!r} was lost"))
             return
         self._next += 1
@@ -108,18 +124,35 @@ class ReplyStream:
         elif len(self._frames) >= _MAX_WAITING:
             self._fail(StreamBroken(f"{_MAX_WAITING} frames wait to be read; the reader is stuck"))
             return
+        elif kind in ("end", "error"):
+            # What is lost or late from now on is no loss: the answer is here, read or not.
+            self._complete = True
         self._frames.append(Frame(seq, kind, body))
         self._wake()
 
+    @property
+    def complete(self) -> bool:
+        """Whether the last frame has come, read or not; there is nothing left to call off."""
+        return self._complete
+
+    @property
+    def _settled(self) -> bool:
+        return self._complete or self._failure is not None
+
     def lose(self, reason: str) -> None:
         """The sender has died."""
-        if not self.ended and self._failure is None:
+        if not self._settled:
             self._fail(InstanceLost(f"instance {self.instance!r} {reason}"))
 
     def break_off(self, error: MeshError) -> None:
         """End the stream with an error of the caller's side."""
-        if not self.ended and self._failure is None:
+        if not self._settled:
             self._fail(error)
+
+    def interrupt(self) -> None:
+        """Have whoever waits for the next frame raise `Interrupted`; nothing is lost by it."""
+        self._interrupted = True
+        self._wake()
 
     def _fail(self, error: MeshError) -> None:
         self._failure = error
@@ -132,7 +165,7 @@ class ReplyStream:
 
     def _check_patience(self) -> None:
         """One timer for three deadlines, set anew only when it fires."""
-        if self.ended or self._failure is not None:
+        if self._settled:
             return
         now = self._loop.time()
         first_s, idle_s, total_s = self._patience
@@ -161,6 +194,9 @@ class ReplyStream:
                 raise self._failure
             if self.ended:
                 raise StopAsyncIteration
+            if self._interrupted:
+                self._interrupted = False
+                raise Interrupted
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter

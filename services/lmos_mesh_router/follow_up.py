@@ -7,7 +7,7 @@ _MOST_WORDS = 8
 _FOLLOWING = re.compile(
     r"\s*(and|or|but|also|then|so|instead|what about|how about|what if|same|why|that|this|those|"
     r"these|it|them|for|from|until|since|without|und|oder|aber|auch|dann|stattdessen|was ist mit|"
-    r"wie w\u00e4re es mit|warum|wieso|f\u00fcr|von|bis|seit|ohne|dasselbe|das|dies|diese)\b",
+    r"wie wäre es mit|warum|wieso|für|von|bis|seit|ohne|dasselbe|das|dies|diese)\b",
     re.IGNORECASE,
 )
 
