@@ -296,7 +296,7 @@ class Action:
         )
         self.capability = capability.model_copy(
             update={
-                "input": _without_titles(self._input.model_json_schema()),
+                "input": _data_schema(self._input.model_json_schema()),
                 "output": _output_schema(hints.get("return")),
             }
         )
@@ -386,7 +386,7 @@ def _output_schema(returned: Any) -> dict[str, Any]:
     if returned is None or returned is str or _is_iterator(returned):
         return {"type": "string"}
     try:
-        return _without_titles(TypeAdapter(returned).json_schema())
+        return _data_schema(TypeAdapter(returned).json_schema())
     except Exception:  # an annotation that pydantic has no schema for says nothing about it
         return {}
 
@@ -400,13 +400,29 @@ def _is_iterator(annotation: Any) -> bool:
     )
 
 
-def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
-    """Pydantic titles every field with its own name, which says nothing."""
-    cleaned: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "title" and isinstance(value, str):
-            continue
-        if isinstance(value, dict):
-            value = _without_titles(cast("dict[str, Any]", value))
-        cleaned[key] = value
-    return cleaned
+def _data_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON Schema as a WoT data schema: references resolved, for a TD has no `$defs`.
+
+    Titles go too: pydantic titles every field with its own name, which says nothing.
+    """
+    definitions = cast("dict[str, Any]", schema.get("$defs", {}))
+
+    def resolve(value: Any, within: frozenset[str]) -> Any:
+        if isinstance(value, list):
+            return [resolve(one, within) for one in cast("list[Any]", value)]
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, Any]", value)
+        if isinstance(reference := given.get("$ref"), str):
+            name = reference.rpartition("/")[2]
+            if name in within:
+                return {"type": "object"}  # a type that contains itself has no end here
+            rest = {key: one for key, one in given.items() if key != "$ref"}
+            return {**resolve(definitions.get(name, {}), within | {name}), **rest}
+        return {
+            key: resolve(one, within)
+            for key, one in given.items()
+            if key != "$defs" and not (key == "title" and isinstance(one, str))
+        }
+
+    return cast("dict[str, Any]", resolve(schema, frozenset()))
