@@ -69,6 +69,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.02
 _POLL_MOST_S = 0.25
 _CHOICES = 5
+_STORE_AGAIN_S = (0.1, 0.3, 1.0, 2.0)
 
 
 class RuntimeSettings(Settings):
@@ -363,12 +364,19 @@ class Runtime:
                 one.model_dump_json().encode(),
                 message_id=f"{held.key}.{one.turn}",
             )
-        try:
-            await self._store.put(
-                held.key, record.model_dump_json().encode(), expected=held.revision
-            )
-        except Conflict:
-            logger.info("conversation %s was changed while it was answered", record.conversation)
+        value = record.model_dump_json().encode()
+        for wait_s in (*_STORE_AGAIN_S, None):
+            try:
+                await self._store.put(held.key, value, expected=held.revision)
+            except Conflict:
+                logger.info("conversation %s changed while it was answered", record.conversation)
+            except Unavailable:
+                # Until it is stored the turn counts as running, and the next one waits for it.
+                if wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
+                continue
+            return
 
     async def _end_quietly(self, held: _Held, call: Call, outcome: dict[str, Any]) -> None:
         """Store an end that is not the caller's concern."""
