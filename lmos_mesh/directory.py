@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
@@ -30,7 +30,7 @@ class _Feed:
         self,
         store: KeyValue,
         apply: Callable[[str, bytes | None, int, float], None],
-        keep: Callable[[set[str]], None],
+        keep: Callable[[Mapping[str, int]], None],
     ) -> None:
         self.store = store
         self.apply = apply
@@ -54,7 +54,7 @@ class _Feed:
         if self.waiting is None:
             self.waiting = []
         entries = await self.store.entries()
-        self.keep({entry.key for entry in entries})
+        self.keep({entry.key: entry.revision for entry in entries})
         for entry in entries:
             self.apply(entry.key, entry.value, entry.revision, entry.created)
         waiting, self.waiting, self.last = self.waiting, None, 0
@@ -123,11 +123,11 @@ class Directory:
             # Frozen, or gone without a word: streams that wait for it must not.
             self._bus.lose(known.instance, "has lost its lease")
 
-    def _keep_entries(self, keys: set[str]) -> None:
-        self._tell(self.membership.keep_entries(keys))
+    def _keep_entries(self, revisions: Mapping[str, int]) -> None:
+        self._tell(self.membership.keep_entries(revisions))
 
-    def _keep_leases(self, keys: set[str]) -> None:
-        self._tell(self.membership.keep_leases(keys))
+    def _keep_leases(self, revisions: Mapping[str, int]) -> None:
+        self._tell(self.membership.keep_leases(revisions))
 
     def _on_disconnect(self, packet: Packet) -> None:
         connection = connection_of(packet)

@@ -6,9 +6,9 @@ Pure: it is handed changes as they come and says what they mean.
 import difflib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 
 from pydantic import Field, ValidationError
 
@@ -100,7 +100,8 @@ class Membership:
         self._entered: dict[ThingKey, Entered] = {}
         self._leases: dict[tuple[str, str], _Held] = {}
         self._serving: dict[ThingKey, dict[str, Served]] = {}
-        self._gone: OrderedDict[str, int] = OrderedDict()
+        self._gone_entries: OrderedDict[str, int] = OrderedDict()
+        self._gone_leases: OrderedDict[str, int] = OrderedDict()
         self._dead: OrderedDict[str, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[Entered]:
@@ -161,21 +162,19 @@ class Membership:
         """Take a change of the registry bucket; one that is older than what is known is nothing."""
         self.revision = max(self.revision, revision)
         ids = subjects.ids_of(key)
-        if len(ids) != 3 or revision <= self._gone.get(key, 0):
+        if len(ids) != 3 or revision <= self._gone_entries.get(key, 0):
             return []
         name = ThingKey(*ids)
         known = self._entered.get(name)
         if known is not None and revision <= known.revision:
             return []
         if value is None:
-            self._remember(self._gone, key, revision)
+            self._remember(self._gone_entries, key, revision)
             return [name] if self._entered.pop(name, None) else []
-        try:
-            description = json.loads(value)
-            thing = thing_of(description)
-        except (ValueError, InvalidDescription):
-            # Only a registry writes here, after validation; a newer one may know more than we do.
+        read = _read_entry(value)
+        if read is None:
             return []
+        description, thing = read
         self._entered[name] = Entered(
             name,
             thing.model_copy(update={"tenant": ids[0], "name": ids[1], "subset": ids[2]}),
@@ -185,11 +184,22 @@ class Membership:
         )
         return [name]
 
-    def keep_entries(self, keys: set[str]) -> list[ThingKey]:
-        """After a full snapshot: forget the entries that are not in it."""
-        stale = [name for name in self._entered if subjects.key(*name) not in keys]
-        for name in stale:
-            del self._entered[name]
+    def keep_entries(self, revisions: Mapping[str, int]) -> list[ThingKey]:
+        """Before a full snapshot is applied: forget the entries that are not in it.
+
+        Args:
+            revisions: The revision of each key in the snapshot. If one has gone back, the bucket
+                was made anew, and counts from 1 again.
+        """
+        self._gone_entries.clear()
+        stale: list[ThingKey] = []
+        for name, known in list(self._entered.items()):
+            revision = revisions.get(subjects.key(*name))
+            if revision is None:
+                del self._entered[name]
+                stale.append(name)
+            elif revision < known.revision:
+                self._entered[name] = replace(known, revision=0)
         return stale
 
     # -- the leases --
@@ -197,14 +207,14 @@ class Membership:
     def apply_lease(self, key: str, value: bytes | None, revision: int) -> list[ThingKey]:
         """Take a change of the lease bucket."""
         ids = subjects.ids_of(key)
-        if len(ids) != 2 or revision <= self._gone.get(key, 0):
+        if len(ids) != 2 or revision <= self._gone_leases.get(key, 0):
             return []
         owner = (ids[0], ids[1])
         known = self._leases.get(owner)
         if known is not None and revision <= known.revision:
             return []
         if value is None:
-            self._remember(self._gone, key, revision)
+            self._remember(self._gone_leases, key, revision)
             return self._end(owner)
         try:
             lease = Lease.model_validate_json(value)
@@ -222,10 +232,22 @@ class Membership:
         # A renewal that serves the same Things changes nothing.
         return [] if set(before) == set(now) else list({*before, *now})
 
-    def keep_leases(self, keys: set[str]) -> list[ThingKey]:
-        """After a full snapshot: end the leases that are not in it."""
-        stale = [owner for owner in self._leases if subjects.key(*owner) not in keys]
-        return [name for owner in stale for name in self._end(owner)]
+    def keep_leases(self, revisions: Mapping[str, int]) -> list[ThingKey]:
+        """Before a full snapshot is applied: end the leases that are not in it.
+
+        Args:
+            revisions: As for `keep_entries`. Leases are kept in the server's memory, so its
+                restart makes their bucket anew.
+        """
+        self._gone_leases.clear()
+        ended: list[ThingKey] = []
+        for owner, held in list(self._leases.items()):
+            revision = revisions.get(subjects.key(*owner))
+            if revision is None:
+                ended += self._end(owner)
+            elif revision < held.revision:
+                self._leases[owner] = replace(held, revision=0)
+        return ended
 
     def disconnect(self, connection: str) -> list[tuple[str, str]]:
         """A connection is closed: the (tenant, instance) of the leases that end with it."""
@@ -258,3 +280,18 @@ class Membership:
         memory.move_to_end(key)
         if len(memory) > _REMEMBERED_DEAD:
             memory.popitem(last=False)
+
+
+def _read_entry(value: bytes) -> tuple[dict[str, Any], Thing] | None:
+    """A Description and its record; None if it cannot be read.
+
+    Only a registry writes here, after validation; a newer one may know more than we do.
+    """
+    try:
+        read = json.loads(value)
+        if not isinstance(read, dict):
+            return None
+        description = cast("dict[str, Any]", read)
+        return description, thing_of(description)
+    except (ValueError, RecursionError, InvalidDescription):
+        return None
