@@ -84,6 +84,7 @@ class Bus:
         self._closed = False
         self._background: set[asyncio.Task[Any]] = set()
         self._pools: list[_Pool] = []
+        self._taken = 0
         self._running: dict[str, Call] = {}
         self._tallies: dict[str, Tally] = {}
         self._losses = _Losses(self)
@@ -121,6 +122,11 @@ class Bus:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+    def new_task(self) -> str:
+        """An id for a piece of work that came without one; no other in the process has it."""
+        self._taken += 1
+        return f"{self.instance}-{self._taken}"
 
     # -- asking --
 
@@ -411,7 +417,6 @@ class _Pool:
         self._waiting: deque[Call] = deque()
         self._seen: OrderedDict[str, None] | None = OrderedDict() if once else None
         self._active = 0
-        self._count = 0
         self.idle = asyncio.Event()
         self.idle.set()
         self.subscription: Subscription | None = None
@@ -421,8 +426,7 @@ class _Pool:
         return self._active + len(self._waiting)
 
     def on_packet(self, packet: Packet) -> None:
-        self._count += 1
-        call = Call(packet, self._bus.transport, task=f"{self._bus.instance}-{self._count}")
+        call = Call(packet, self._bus.transport, task=self._bus.new_task())
         try:
             call.read_headers()
             self._admit(call)

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-from lmos_mesh import codec, telemetry
+from lmos_mesh import codec, subjects, telemetry
 from lmos_mesh.endpoint import Message
-from lmos_mesh.errors import Cancelled, InvalidMessage, MeshError
+from lmos_mesh.errors import TYPE_PREFIX, Cancelled, InvalidMessage, MeshError, TooLarge
 from lmos_mesh.transport import Headers, Inbox, Packet, Transport
 
 ACCEPT = "Lmos-Accept"
@@ -23,6 +24,7 @@ STREAM = "stream"
 MAX_HOPS = 16
 KEEP_ALIVE_S = 10.0
 _CHECK_CALLER_EVERY = 16
+_MOST_DIGITS = 18
 
 current: ContextVar["Call | None"] = ContextVar("current_call", default=None)
 """The call that this task is answering; what it asks of others inherits from it."""
@@ -57,6 +59,7 @@ class Call:
         "_seq",
         "_transport",
         "as_json",
+        "begun",
         "cancelled_by",
         "deadline",
         "done",
@@ -86,7 +89,8 @@ class Call:
         self.as_json = codec.is_json(packet.payload)
         self.streaming = bool(packet.reply) and headers.get(ACCEPT) == STREAM
         self.task = headers.get(MESSAGE_ID) or task
-        self.tenant = packet.subject.split(".", 2)[1]
+        self.tenant = subjects.tenant_of(packet.subject)
+        self.begun = False
         self.done = False
         self.deadline: float | None = None
         self.hops = 0
@@ -147,23 +151,33 @@ class Call:
         """Give an error instead of an answer."""
         if self.done:
             return
-        problem = error.problem()
+        try:
+            try:
+                self._send_error(error, error.problem())
+            except (TooLarge, TypeError, ValueError):
+                # Its details do not go on the wire; what went wrong still does.
+                self._send_error(error, _bare(error))
+        finally:
+            self._close()
+
+    def _send_error(self, error: MeshError, problem: dict[str, Any]) -> None:
         if self.streaming:
             self._frame("error", problem, headers=error_headers(error))
         elif self.reply:
             payload = codec.encode_value(problem, as_json=self.as_json)
             self._transport.publish(self.reply, payload, headers=error_headers(error))
-        self._close()
 
     def cancel(self, reason: str) -> None:
         """Stop the work; whoever still listens is told why."""
         if self.done:
             return
         self.cancelled_by = reason
-        if self.runner is not None:
+        if self.runner is None:
+            with suppress(MeshError):
+                self.fail(Cancelled(reason))
+        elif self.begun:
+            # Before that it would end without a word; the runner looks when it begins.
             self.runner.cancel()
-        else:
-            self.fail(Cancelled(reason))
 
     def trace_headers(self) -> dict[str, str]:
         """The caller's trace, for passing on when nothing is recorded here."""
@@ -175,10 +189,11 @@ class Call:
         self, kind: str, body: Any, *, headers: Headers | None = None, reply: str = ""
     ) -> None:
         payload = codec.encode_value([self._seq, kind, body], as_json=self.as_json)
+        self._transport.publish(self.reply, payload, headers=headers, reply=reply)
+        # Only now: a frame that was refused leaves no gap.
         self._seq += 1
         if self._keep_alive is not None:
             self._last_sent = self._keep_alive_clock()
-        self._transport.publish(self.reply, payload, headers=headers, reply=reply)
 
     @staticmethod
     def _keep_alive_clock() -> float:
@@ -213,10 +228,23 @@ class Call:
             self._inbox.close()
 
 
+def _bare(error: MeshError) -> dict[str, Any]:
+    """A problem document that can be sent whatever the error carries."""
+    cut = str(error)[:1000].encode("utf-8", "replace").decode()
+    return MeshError(cut).problem() | {
+        "type": f"{TYPE_PREFIX}{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+    }
+
+
 def _number(header: str, value: str) -> int:
     try:
-        return int(value)
+        if len(value) <= _MOST_DIGITS:
+            return int(value)
     except ValueError:
-        raise InvalidMessage(
-            f"header {header} is {value!r}, not a whole number", field=header
-        ) from None
+        pass
+    raise InvalidMessage(
+        f"header {header} is {value[:40]!r}, not a whole number", field=header
+    ) from None

@@ -62,7 +62,7 @@ def decode_value(payload: bytes) -> Any:
     if is_json(payload):
         try:
             return json.loads(payload)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise InvalidMessage(f"not JSON: {exc}") from None
     return _unpack(payload) if payload else None
 
@@ -93,13 +93,18 @@ def _unpack(payload: bytes) -> Any:
 def _invalid(kind: type[Message], exc: ValidationError) -> InvalidMessage:
     faults = [
         {
-            "field": "".join(f"/{step}" for step in error["loc"]),
+            "field": "".join(f"/{_pointed(step)}" for step in error["loc"]),
             "description": error["msg"],
         }
         for error in exc.errors(include_url=False, include_context=False, include_input=False)
     ]
     said = "; ".join(f"{fault['field'] or '/'}: {fault['description']}" for fault in faults)
     return InvalidMessage(f"not a {kind.__name__}: {said}", faults=faults)
+
+
+def _pointed(step: int | str) -> str:
+    """One step of a JSON Pointer."""
+    return str(step).replace("~", "~0").replace("/", "~1")
 
 
 @cache

@@ -198,16 +198,20 @@ def error_for(code: str, message: str, *, hint: str = "", **details: Any) -> Mes
 def error_from_problem(problem: Mapping[str, Any], *, status: int, message: str) -> MeshError:
     """The error that a reply's problem document and its ADR-32 headers describe.
 
-    A foreign service sends headers only; its status then picks the nearest class.
+    A foreign service sends headers only, a newer peer a code that we do not know; the status then
+    picks the nearest class.
     """
-    rest = {k: v for k, v in problem.items() if k not in _MEMBERS}
-    if code := problem.get("code"):
-        said = str(problem.get("detail", message))
-        return error_for(str(code), said, hint=str(problem.get("hint", "")), **rest)
-    by_status = {
-        kind.status: kind for kind in reversed(list(_kinds().values())) if "status" in vars(kind)
-    }
-    return by_status.get(status, MeshError)(message, **rest)
+    kinds = _kinds()
+    kind = kinds.get(str(problem.get("code")))
+    if kind is None:
+        by_status = {
+            one.status: one for one in reversed(list(kinds.values())) if "status" in vars(one)
+        }
+        kind = by_status.get(status, MeshError)
+    error = kind(str(problem.get("detail") or message), hint=str(problem.get("hint") or ""))
+    # Not as arguments: a foreign body may call its members as our parameters are called.
+    error.details.update((k, v) for k, v in problem.items() if k not in _MEMBERS)
+    return error
 
 
 _MEMBERS = frozenset({"type", "title", "status", "detail", "code", "hint"})
@@ -218,6 +222,6 @@ def _kinds() -> dict[str, type[MeshError]]:
     pending: list[type[MeshError]] = [MeshError]
     while pending:
         kind = pending.pop(0)
-        found[kind.code] = kind
+        found.setdefault(kind.code, kind)  # a subclass without a code of its own is no code's class
         pending.extend(kind.__subclasses__())
     return found

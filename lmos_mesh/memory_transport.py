@@ -183,8 +183,8 @@ def _size_of(headers: Headers | None) -> int:
     """What headers take of a packet, written as NATS does."""
     if not headers:
         return 0
-    lines = sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
-    return len("NATS/1.0\r\n\r\n") + lines
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return len(f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "replace"))
 
 
 def too_large(subject: str, size: int, limit: int) -> TooLarge:

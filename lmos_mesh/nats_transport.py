@@ -184,6 +184,8 @@ class NatsTransport:
     async def close(self) -> None:
         """See `Transport.close`."""
         if self._client.is_connected:
+            # Else the server would for a moment send us what others could answer.
+            self._client.listen_to_nothing()
             with suppress(Unavailable):
                 await self._client.round_trip(2.0)
         await self._client.close()
@@ -462,6 +464,11 @@ class _Client(Client):
                     await self.round_trip(2.0)
         finally:
             self._handlers.pop(sid, None)
+
+    def listen_to_nothing(self) -> None:
+        for sid in self._subs:
+            self.send(f"UNSUB {sid}\r\n".encode())
+        self._subs.clear()
 
     # -- sending: the first packet of a tick at once, the others together --
 

@@ -116,6 +116,10 @@ class ReplyStream:
             self._fail(StreamBroken(f"frame {self._next} of {self.subject!r} was lost"))
             return
         self._next += 1
+        if seq == 0 and self._patience.idle_s < self._patience.first_s:
+            # The timer is set for the first frame, and what comes next is due earlier.
+            self._timer.cancel()
+            self._check_patience()
         if kind == "ack":
             self.instance = str(body.get("instance", ""))
             self.task = str(body.get("task", ""))

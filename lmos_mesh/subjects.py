@@ -58,9 +58,26 @@ def instance(tenant: str, instance: str, operation: str) -> str:
     return f"lmos.{escape(tenant)}.instance.{escape(instance)}.{operation}"
 
 
+def instance_in_any_tenant(instance: str) -> str:
+    """Everything that one process answers as itself, whoever's request it is about."""
+    return f"lmos.*.instance.{escape(instance)}.*"
+
+
+def tenant_of(subject: str) -> str:
+    """The tenant of a subject of the mesh; its second token as an id."""
+    _, _, rest = subject.partition(".")
+    return unescape(rest.partition(".")[0])
+
+
 def inbox(tenant: str, instance: str) -> str:
     """The prefix of the replies to one process; it ends in a dot."""
     return f"_INBOX.{escape(tenant)}.{escape(instance)}."
+
+
+def instance_of_inbox(reply: str) -> str | None:
+    """Whose inbox a reply subject is; None if it is no process's of the mesh."""
+    tokens = reply.split(".")
+    return unescape(tokens[2]) if len(tokens) == 4 and tokens[0] == "_INBOX" else None
 
 
 def connection_name(tenant: str, instance: str) -> str:
