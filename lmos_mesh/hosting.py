@@ -271,7 +271,8 @@ class _Hosted:
             if action is None:
                 raise NotFound(f"agent {self.agent.name!r} has no capability")
             publish(reply, synadia.acknowledged())
-            context = _PromptContext(call, Circumstances(message=prompt.text), publish)
+            circumstances = Circumstances(message=prompt.text)
+            context = _PromptContext(call, circumstances, publish, self._bus.tenant)
             output = await self._perform(action, _input_of(action, prompt), context)
             if not context.output() and output:
                 text = output if isinstance(output, str) else json.dumps(output)
@@ -296,10 +297,20 @@ class _PromptContext(Context):
     """A context whose caller takes the Synadia protocol's chunks."""
 
     def __init__(
-        self, call: Call, circumstances: Circumstances, publish: Callable[[str, bytes], None]
+        self,
+        call: Call,
+        circumstances: Circumstances,
+        publish: Callable[[str, bytes], None],
+        tenant: str,
     ) -> None:
         super().__init__(call, circumstances)
         self._publish_chunk = publish
+        self._tenant = tenant
+
+    @property
+    def tenant(self) -> str:
+        """See `Context.tenant`; these subjects do not begin with it."""
+        return self._tenant
 
     async def say(self, text: str) -> None:
         """See `Context.say`."""

@@ -110,7 +110,7 @@ class Registry:
             InvalidDescription: It breaks the rules; every fault is listed.
             Conflict: It is not at the revision that it should replace.
         """
-        tenant = subjects.unescape(call.tenant)
+        tenant = call.tenant
         description, notes = _described(request, tenant)
         thing = thing_of(description)
         key = ThingKey(tenant, thing.name, thing.subset)
@@ -157,7 +157,7 @@ class Registry:
         Raises:
             AgentNotFound: There is none of that name.
         """
-        tenant = subjects.unescape(call.tenant)
+        tenant = call.tenant
         key = ThingKey(tenant, request.name, request.subset)
         entered = self._known(key)
         others = self._membership.serving(key) - {request.leaving}
@@ -174,7 +174,7 @@ class Registry:
         Raises:
             AgentNotFound: There is none of that name.
         """
-        key = ThingKey(subjects.unescape(call.tenant), request.name, request.subset)
+        key = ThingKey(call.tenant, request.name, request.subset)
         return shown(self._known(key), self._membership, whole=True)
 
     async def find(self, request: FindThings, call: Call) -> ThingsFound:
@@ -184,7 +184,7 @@ class Registry:
             InvalidMessage: The version range cannot be read.
         """
         membership = self._membership
-        found, total = find(membership, subjects.unescape(call.tenant), request)
+        found, total = find(membership, call.tenant, request)
         return ThingsFound(
             things=tuple(shown(one, membership, whole=request.descriptions) for one in found),
             total=total,
@@ -246,7 +246,7 @@ class Registry:
 
     def _audit(self, call: Call, what: str, key: ThingKey, revision: int) -> None:
         told = {"thing": key.name, "subset": key.subset, "revision": revision}
-        audit.write(self._bus, subjects.unescape(call.tenant), what, told)
+        audit.write(self._bus, call.tenant, what, told)
 
 
 def _described(request: Register, tenant: str) -> tuple[dict[str, Any], tuple[str, ...]]:

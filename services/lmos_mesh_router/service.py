@@ -187,7 +187,7 @@ class Router:
             InvalidMessage: `explicit` without an agent.
         """
         began = time.perf_counter()
-        tenant = subjects.unescape(call.tenant)
+        tenant = call.tenant
         if request.agent is not None:
             decision = await self._explicit(request, tenant)
         elif request.method == "explicit":

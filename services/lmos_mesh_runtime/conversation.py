@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmos_mesh import subjects
 from lmos_mesh.endpoint import Message
 from lmos_mesh.messages import DEFAULT_CHANNEL, Answer, Turn, Utterance
 from lmos_mesh.transport import Bucket, Log
@@ -18,6 +19,11 @@ HISTORY = Log(name="LMOS_HISTORY", subjects=("lmos.*.history.*",))
 WINDOW_TURNS = 20
 WINDOW_BYTES = 256 * 1024
 HISTORY_BYTES = 64 * 1024
+
+
+def history_of(tenant: str, conversation: str) -> str:
+    """The subject of a conversation's older turns."""
+    return f"lmos.{subjects.escape(tenant)}.history.{subjects.escape(conversation)}"
 
 
 class Running(Message):

@@ -61,6 +61,7 @@ from lmos_mesh_runtime.conversation import (
     begin,
     error_of,
     finish,
+    history_of,
     said_before,
 )
 
@@ -244,7 +245,7 @@ class Runtime:
         history: Sequence[Utterance],
         decision: Decision,
     ) -> Ask:
-        key = ThingKey(subjects.unescape(call.tenant), decision.agent, decision.subset)
+        key = ThingKey(call.tenant, decision.agent, decision.subset)
         entered = self._directory.membership.get(key)
         known = entered.thing.capabilities if entered else ()
         capability = next(
@@ -292,7 +293,7 @@ class Runtime:
         Raises:
             Conflict: The one before it was still running at the deadline.
         """
-        key = subjects.key(subjects.unescape(call.tenant), conversation)
+        key = subjects.key(call.tenant, conversation)
         limit_s = self._settings.runtime_turn_timeout_s
         until = call.deadline or self._clock() + limit_s
         running = Running(
@@ -360,7 +361,7 @@ class Runtime:
         record, evicted = finish(held.record, ended)
         for one in evicted:
             await self._history.append(
-                f"lmos.{tenant}.history.{subjects.escape(record.conversation)}",
+                history_of(tenant, record.conversation),
                 one.model_dump_json().encode(),
                 message_id=f"{held.key}.{one.turn}",
             )
@@ -398,7 +399,7 @@ class Runtime:
         record, _ = await self._known(request.conversation, call)
         older: tuple[Turn, ...] = ()
         if record.archived:
-            subject = f"lmos.{call.tenant}.history.{subjects.escape(request.conversation)}"
+            subject = history_of(call.tenant, request.conversation)
             kept = await self._history.read(subject, limit=10_000)
             older = tuple(Turn.model_validate_json(packet.payload) for packet in kept)
         return Conversation(
@@ -421,7 +422,7 @@ class Runtime:
                 f"{named} is {'not ' if request.turn else ''}running in conversation "
                 f"{request.conversation!r}"
             )
-        subject = subjects.instance(self._bus.tenant, running.holder, "cancel")
+        subject = subjects.instance(call.tenant, running.holder, "cancel")
         try:
             await self._bus.request(subject, encode_value({"task": running.task}))
         except (Unavailable, NotFound):
@@ -436,12 +437,12 @@ class Runtime:
         """
         _, key = await self._known(request.conversation, call)
         await self._store.delete(key)
-        subject = f"lmos.{call.tenant}.history.{subjects.escape(request.conversation)}"
+        subject = history_of(call.tenant, request.conversation)
         await self._history.erase(subject)
         return ConversationForgotten(conversation=request.conversation)
 
     async def _known(self, conversation: str, call: Call) -> tuple[Record, str]:
-        key = subjects.key(subjects.unescape(call.tenant), conversation)
+        key = subjects.key(call.tenant, conversation)
         stored = await self._store.get(key)
         if stored is None:
             raise NotFound(f"conversation {conversation!r} does not exist")
