@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from pydantic import Field
 
-from lmos_mesh import audit, subjects
+from lmos_mesh import audit
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.directory import Directory
