@@ -5,9 +5,9 @@ import re
 _MOST_WORDS = 8
 # What a follow-up begins with, in English and German.
 _FOLLOWING = re.compile(
-    r"\s*(and|or|but|also|then|so|instead|what about|how about|what if|same|why|that|this|those|"
-    r"these|it|them|for|from|until|since|without|und|oder|aber|auch|dann|stattdessen|was ist mit|"
-    r"wie wäre es mit|warum|wieso|für|von|bis|seit|ohne|dasselbe|das|dies|diese)\b",
+    r"\s*(and|or|but|also|then|so|instead|what about|how about|what if|(the )?same|why|that|this|"
+    r"those|these|it|them|for|from|until|since|without|und|oder|aber|auch|dann|stattdessen|"
+    r"was ist mit|wie wäre es mit|warum|wieso|für|von|bis|seit|ohne|dasselbe|das|dies|diese)\b",
     re.IGNORECASE,
 )
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json
+
 from lmos_mesh import subjects
 from lmos_mesh.endpoint import Message
 from lmos_mesh.messages import DEFAULT_CHANNEL, Answer, Turn, Utterance
@@ -128,7 +130,7 @@ def finish(record: Record, ended: Turn) -> tuple[Record, tuple[Turn, ...]]:
     keep = len(turns)
     size = 0
     for count, one in enumerate(reversed(turns), start=1):
-        size += len(one.message) + len(one.answer) + 512
+        size += _bytes_of(one) + 512
         if count > 1 and (count > WINDOW_TURNS or size > WINDOW_BYTES):
             keep = count - 1
             break
@@ -152,12 +154,17 @@ def said_before(turns: Sequence[Turn]) -> tuple[Utterance, ...]:
     for turn in reversed(turns):
         if turn.state != "done":
             continue
-        size += len(turn.message) + len(turn.answer)
+        size += _bytes_of(turn)
         if size > HISTORY_BYTES:
             break
         said.append(Utterance(role="assistant", content=turn.answer, agent=turn.agent))
         said.append(Utterance(role="user", content=turn.message))
     return tuple(reversed(said))
+
+
+def _bytes_of(turn: Turn) -> int:
+    """What its words take when they are stored or sent; escapes and all."""
+    return len(to_json(turn.message)) + len(to_json(turn.answer))
 
 
 def answer_of(turn: Turn, conversation: str) -> Answer:
