@@ -200,9 +200,11 @@ async def _connect(
     ping_interval_s: float,
 ) -> None:
     servers = [one.strip() for one in url.split(",") if one.strip()]
+    if not servers:
+        raise SettingsError("no NATS server is named", hint="set LMOS_NATS_URL, or unset it")
     shown = ", ".join(without_secrets(one) for one in servers)
     if credentials is not None:
-        _check_readable(credentials)
+        _check_credentials(credentials)
     try:
         async with asyncio.timeout(timeout_s):
             await _first_connection(client, servers, name, credentials, ping_interval_s)
@@ -217,6 +219,15 @@ async def _connect(
         raise SettingsError(
             f"the NATS server at {shown} refuses us: {exc}",
             hint="check LMOS_NATS_URL and LMOS_NATS_CREDENTIALS",
+        ) from exc
+    except Exception as exc:
+        client.abandon()
+        if credentials is None:
+            raise
+        # What is wrong inside of the file comes up as whatever its parsers stumble over.
+        raise SettingsError(
+            f"cannot use the NATS credentials {credentials}: {exc}",
+            hint="check LMOS_NATS_CREDENTIALS",
         ) from exc
     except BaseException:
         client.abandon()
@@ -272,15 +283,20 @@ async def _first_connection(
         wait_s = min(wait_s * 2, 1.0)
 
 
-def _check_readable(credentials: str) -> None:
+def _check_credentials(credentials: str) -> None:
     try:
-        with open(credentials, "rb"):
-            return
+        with open(credentials, "rb") as file:
+            content = file.read()
     except OSError as exc:
         raise SettingsError(
             f"cannot read the NATS credentials {credentials}: {exc.strerror}",
             hint="check LMOS_NATS_CREDENTIALS",
         ) from exc
+    if b"BEGIN NATS USER JWT" not in content or b"BEGIN USER NKEY SEED" not in content:
+        raise SettingsError(
+            f"{credentials} holds no NATS credentials, which are a JWT and a seed",
+            hint="check LMOS_NATS_CREDENTIALS",
+        )
 
 
 def version_of(text: str) -> tuple[int, int, int]:
@@ -548,5 +564,5 @@ class _Client(Client):
         try:
             async with asyncio.timeout(2 * _CLOSE_TIMEOUT_S + 1.0):
                 await super().close()
-        except TimeoutError:
+        except (OSError, RuntimeError):  # a TimeoutError is an OSError too
             self.abandon()

@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncGenerator, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -130,7 +130,7 @@ class StartServer(Protocol):
     """Starts a server of the test's own."""
 
     async def __call__(self) -> FrailServer:
-        """A running server, stopped after the test whatever has become of it."""
+        """A running server, ended after the test whatever has become of it."""
         ...
 
 
@@ -139,14 +139,12 @@ def new_name(kind: str) -> str:
     return f"{kind}-{next(_names)}-{secrets.token_hex(3)}"
 
 
-def stop_all(servers: Iterable[FrailServer]) -> None:
-    """Thaw and stop servers, from outside of any event loop."""
-    for server in servers:
-        if server.alive():
-            with suppress(ProcessLookupError):
-                server.thaw()
-            with asyncio.Runner() as runner:
-                runner.run(server.stop(timeout_s=5.0))
+def end_all(servers: Iterable[FrailServer]) -> None:
+    """End servers that nobody needs any more, frozen or not, from outside of any event loop."""
+    with asyncio.Runner() as runner:
+        for server in servers:
+            if server.alive():
+                runner.run(server.kill())
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +168,7 @@ def nats_url(nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> G
     try:
         yield server.url
     finally:
-        stop_all([server])
+        end_all([server])
 
 
 @pytest.fixture
@@ -190,7 +188,7 @@ def start_nats(nats_binary: Binary, tmp_path: Path) -> Generator[StartServer]:
     try:
         yield start
     finally:
-        stop_all(started)
+        end_all(started)
 
 
 @pytest.fixture

@@ -765,36 +765,24 @@ async def test_what_takes_over_an_expired_lease_need_not_wait_for_its_marker(mes
             await store.put("a.b", b"third", ttl_s=1, expected=0)
 
 
-async def test_a_lease_that_is_renewed_lives_on(mesh: Mesh) -> None:
+async def test_a_lease_lives_on_if_it_is_renewed_or_put_for_good(mesh: Mesh) -> None:
     async with mesh.transport() as transport, mesh.transport() as watcher:
         feed, where = await Feed.of(watcher, mesh)
         store = transport.key_value(where)
-        await store.put("a.control", b"", ttl_s=1)
-        revision = await store.put("a.b", b"alive", ttl_s=1)
-        await feed.next()
-        await feed.next()
+        await store.put("a.good", b"lease", ttl_s=1)
+        await store.put("a.good", b"for good")
+        revision = await store.put("a.renewed", b"alive", ttl_s=1)
+        await store.put("a.left", b"", ttl_s=1)
         for _ in range(3):
-            await asyncio.sleep(0.5)
-            revision = await store.put("a.b", b"alive", ttl_s=1, expected=revision)
+            await asyncio.sleep(0.4)
+            revision = await store.put("a.renewed", b"alive", ttl_s=1, expected=revision)
 
-        entry = await store.get("a.b")
+        changes = [await feed.next() for _ in range(8)]
+        assert {change.key for change in changes if change.value is None} == {"a.left"}
+        assert await live(store) == {"a.good": b"for good", "a.renewed": b"alive"}
+        entry = await store.get("a.renewed")
         assert entry is not None
         assert entry.revision == revision
-        changes = [await feed.next() for _ in range(4)]
-        assert {change.key for change in changes if change.value is None} == {"a.control"}
-
-
-async def test_a_lease_put_without_a_time_to_live_stays(mesh: Mesh) -> None:
-    async with mesh.transport() as transport, mesh.transport() as watcher:
-        feed, where = await Feed.of(watcher, mesh)
-        store = transport.key_value(where)
-        await store.put("a.b", b"lease", ttl_s=1)
-        await store.put("a.b", b"for good")
-        await store.put("a.control", b"", ttl_s=1)
-        while (await feed.next()).value is not None:
-            pass
-
-        assert await live(store) == {"a.b": b"for good"}
 
 
 async def test_a_create_at_any_moment_of_a_lease_and_its_marker_succeeds_or_conflicts(
@@ -803,7 +791,7 @@ async def test_a_create_at_any_moment_of_a_lease_and_its_marker_succeeds_or_conf
     async with mesh.transport() as transport:
         store = transport.key_value(bucket(**LEASES))
         outcomes: list[str] = []
-        until = time.monotonic() + 1.6
+        until = time.monotonic() + 1.4
         await store.put("a.b", b"", ttl_s=1)
         while time.monotonic() < until:
             try:
@@ -1000,17 +988,17 @@ async def test_work_of_a_silent_worker_goes_to_another(mesh: Mesh) -> None:
 
 async def test_work_that_is_still_worked_on_is_not_given_away(mesh: Mesh) -> None:
     async with mesh.transport() as transport:
-        stream = transport.stream(work(mesh, ack_wait_s=0.4))
+        stream = transport.stream(work(mesh, ack_wait_s=0.3))
         await stream.append(f"{mesh.tenant}.log.x", b"1")
         (item,) = await stream.take("w")
 
         for _ in range(4):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.15)
             await item.working()
             assert await stream.take("w", wait_s=0.01) == []
 
         await item.done()
-        assert await stream.take("w", wait_s=0.5) == []
+        assert await stream.take("w", wait_s=0.35) == []
 
 
 async def test_work_that_can_never_be_done_is_not_tried_again(mesh: Mesh) -> None:
@@ -1021,7 +1009,7 @@ async def test_work_that_can_never_be_done_is_not_tried_again(mesh: Mesh) -> Non
 
         await item.never("it is malformed")
 
-        assert await stream.take("w", wait_s=0.5) == []
+        assert await stream.take("w", wait_s=0.3) == []
 
 
 async def test_work_is_tried_no_more_often_than_allowed(mesh: Mesh) -> None:
@@ -1032,7 +1020,7 @@ async def test_work_is_tried_no_more_often_than_allowed(mesh: Mesh) -> None:
             (item,) = await stream.take("w", wait_s=SOON_S)
             await item.again()
 
-        assert await stream.take("w", wait_s=0.5) == []
+        assert await stream.take("w", wait_s=0.3) == []
 
 
 async def test_two_workers_of_one_name_share_and_lose_nothing(mesh: Mesh) -> None:
