@@ -5,6 +5,7 @@ one answer, a generator streams it; plain ones run in threads.
 """
 
 import asyncio
+import contextvars
 import inspect
 import json
 import re
@@ -12,9 +13,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast, get_type_hints, overload
+from typing import Annotated, Any, TypeVar, cast, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from lmos_mesh.bus import CONCURRENCY
@@ -276,8 +279,10 @@ class Action:
 
     def __init__(self, function: Callable[..., Any], capability: Capability) -> None:
         self._function = function
-        hints = get_type_hints(function)
+        hints = _hints_of(function, capability.id)
+        # By place, with the parameter's name as alias: it may be one that pydantic needs itself.
         fields: dict[str, Any] = {}
+        self._parameters: list[str] = []
         self._context_parameter = ""
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -289,20 +294,27 @@ class Action:
             if annotation is Context:
                 self._context_parameter = name
                 continue
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (annotation, default)
-        self._input: type[BaseModel] = create_model(
-            f"{capability.id}_input", __config__=ConfigDict(extra="ignore"), **fields
-        )
+            fields[f"at_{len(fields)}"] = _field(name, annotation, parameter.default)
+            self._parameters.append(name)
+        try:
+            self._input: type[BaseModel] = create_model(
+                f"{capability.id}_input", __config__=ConfigDict(extra="ignore"), **fields
+            )
+            schema = self._input.model_json_schema()
+        except PydanticUserError as exc:
+            raise SettingsError(
+                f"capability {capability.id!r}: a parameter has a type without a JSON Schema: "
+                f"{exc.message.splitlines()[0]}",
+                hint="give it a type that JSON can carry",
+            ) from None
         self.capability = capability.model_copy(
             update={
-                "input": _data_schema(self._input.model_json_schema()),
+                "input": _data_schema(schema),
                 "output": _output_schema(hints.get("return")),
             }
         )
         texts = [capability.id.replace("_", " "), capability.name, capability.description]
         self.words = set(_WORDS.findall(" ".join([*texts, *capability.examples]).casefold()))
-        self._only_text = list(fields) if len(fields) == 1 else []
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
         """The function's arguments from an action's input.
@@ -310,8 +322,8 @@ class Action:
         Raises:
             InvalidMessage: The input does not fit; every wrong field is named.
         """
-        if self._only_text and set(given) == {"message"} != set(self._only_text):
-            given = {self._only_text[0]: given["message"]}
+        if len(self._parameters) == 1 and set(given) == {"message"}:
+            given = {self._parameters[0]: given["message"]}
         try:
             checked = self._input.model_validate(given)
         except ValidationError as exc:
@@ -323,7 +335,7 @@ class Action:
             raise InvalidMessage(
                 f"input of {self.capability.id!r}: {said}", faults=faults
             ) from None
-        return {name: getattr(checked, name) for name in self._input.model_fields}
+        return {name: getattr(checked, f"at_{at}") for at, name in enumerate(self._parameters)}
 
     async def perform(self, arguments: dict[str, Any], context: Context, agent: Agent) -> Any:
         """Run the function and give its output; text is said as it comes."""
@@ -335,9 +347,8 @@ class Action:
         if inspect.iscoroutinefunction(function):
             result = await function(**arguments)
         else:
-            loop = asyncio.get_running_loop()
             try:
-                result = await loop.run_in_executor(agent.threads, lambda: function(**arguments))
+                result = await _in_thread(agent.threads, lambda: function(**arguments))
             except asyncio.CancelledError:
                 context.cancel()
                 raise
@@ -354,6 +365,23 @@ class Action:
         return to_jsonable_python(result)
 
 
+def _hints_of(function: Callable[..., Any], capability: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as exc:
+        raise SettingsError(
+            f"capability {capability!r}: the annotation {exc.name!r} is not known at run time",
+            hint="import it outside of TYPE_CHECKING, at the top of the module",
+        ) from None
+
+
+def _field(name: str, annotation: Any, default: Any) -> Any:
+    """The model field of a parameter."""
+    if isinstance(default, FieldInfo):
+        return Annotated[annotation, default], Field(alias=name)
+    return annotation, Field(... if default is inspect.Parameter.empty else default, alias=name)
+
+
 async def _say_all(pieces: AsyncIterator[Any], context: Context) -> str:
     try:
         async for piece in pieces:
@@ -365,15 +393,28 @@ async def _say_all(pieces: AsyncIterator[Any], context: Context) -> str:
     return context.output()
 
 
+async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:
+    """Run it in a thread that knows which call it answers, so that its logs say so."""
+    here = contextvars.copy_context()
+
+    def run() -> Any:
+        try:
+            return here.run(work)
+        except StopIteration as exc:
+            # A future does not take this one: whoever waits for it would wait for ever.
+            raise RuntimeError("raised StopIteration") from exc
+
+    return await asyncio.get_running_loop().run_in_executor(threads, run)
+
+
 async def _in_threads(
     pieces: "Generator[Any, Any, Any]", threads: ThreadPoolExecutor, context: Context
 ) -> AsyncIterator[Any]:
-    loop = asyncio.get_running_loop()
     end = object()
     try:
-        while (piece := await loop.run_in_executor(threads, next, pieces, end)) is not end:
+        while (piece := await _in_thread(threads, lambda: next(pieces, end))) is not end:
             yield piece
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
         context.cancel()
         raise
 
@@ -383,7 +424,7 @@ def _as_text(value: Any) -> str:
 
 
 def _output_schema(returned: Any) -> dict[str, Any]:
-    if returned is None or returned is str or _is_iterator(returned):
+    if returned in (None, type(None), str) or _is_iterator(returned):
         return {"type": "string"}
     try:
         return _data_schema(TypeAdapter(returned).json_schema())

@@ -39,8 +39,9 @@ def input_for(capability: Capability, message: str) -> dict[str, Any]:
         InvalidMessage: It needs more than one text.
     """
     schema = capability.input or {}
-    properties = cast("Mapping[str, Any]", schema.get("properties") or {})
-    required = [str(one) for one in schema.get("required") or ()]
+    properties = _members(schema.get("properties"))
+    listed = schema.get("required")
+    required = [str(one) for one in cast("list[Any]", listed)] if isinstance(listed, list) else []
     texts = [name for name, of in properties.items() if _takes_text(of)]
     named = [name for name in texts if name in required] or texts
     chosen = named[0] if named else None
@@ -56,10 +57,19 @@ def input_for(capability: Capability, message: str) -> dict[str, Any]:
     return {chosen or MESSAGE: message}
 
 
+def _members(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
 def _takes_text(schema: Any) -> bool:
-    if not isinstance(schema, Mapping):
+    """Whether any words will do; a date or one of a few words is not what a message is."""
+    given = _members(schema)
+    if not given.keys().isdisjoint(("enum", "const", "format", "pattern")):
         return False
-    kind = cast("Mapping[str, Any]", schema).get("type")
+    choices = given.get("anyOf") or given.get("oneOf")
+    if isinstance(choices, list):
+        return any(_takes_text(one) for one in cast("list[Any]", choices))
+    kind = given.get("type")
     return kind == "string" or (isinstance(kind, list) and "string" in kind)
 
 

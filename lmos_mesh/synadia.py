@@ -85,7 +85,7 @@ def read_prompt(payload: bytes) -> Prompt:
         return _not_empty(Prompt(text, 0, {}))
     try:
         given = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidMessage(f"the prompt begins with '{{' and is not JSON: {exc}") from None
     prompt = given.pop("prompt", None)
     if not isinstance(prompt, str):
@@ -157,7 +157,7 @@ class Reply:
         try:
             chunk = json.loads(payload)
             kind, data = chunk["type"], chunk.get("data")
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, RecursionError, KeyError, TypeError) as exc:
             raise StreamBroken(f"the agent sent what is no chunk: {exc}") from None
         if kind == "status":
             self.acknowledged = self.acknowledged or data == "ack"

@@ -43,7 +43,9 @@ def registered(*things: dict[str, Any], live: tuple[str, ...] = ()) -> Membershi
     for revision, raw in enumerate(things, start=1):
         thing = thing_from({"tenant": "demo", **raw})
         value = json.dumps(describe(thing)).encode()
-        membership.apply_entry(subjects.key(thing.tenant, thing.name, thing.subset), value, revision)
+        membership.apply_entry(
+            subjects.key(thing.tenant, thing.name, thing.subset), value, revision
+        )
         if not live or thing.name in live:
             served = (Served(name=thing.name, subset=thing.subset, version=thing.version),)
             lease = Lease(instance=f"i-{revision}", things=served, host="h", pid=7, started=3.0)

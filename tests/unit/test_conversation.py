@@ -28,7 +28,7 @@ NOW = 1000.0
 
 
 def turn(id: str, **more: Any) -> Turn:
-    return Turn(**{"turn": id, "message": f"message of {id}", **more})
+    return Turn.model_validate({"turn": id, "message": f"message of {id}", **more})
 
 
 def running(id: str, *, holder: str = "runtime-1", until: float = NOW + 60) -> Running:
