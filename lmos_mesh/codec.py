@@ -5,6 +5,7 @@ map or array never does.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -111,22 +112,28 @@ def _pointed(step: int | str) -> str:
 def _is_plain(kind: type[Message]) -> bool:
     """Whether msgpack may read the model's fields directly: no alias, nothing computed or hidden.
 
-    The direct way is seven times faster and ignores all of these.
+    The direct way is seven times faster and ignores all of these, in every model inside as well.
     """
-    decorators = cast("Any", kind).__pydantic_decorators__
-    if decorators.field_serializers or decorators.model_serializers or decorators.computed_fields:
-        return False
-    for field in kind.model_fields.values():
-        if field.alias or field.serialization_alias or field.exclude:
-            return False
-        for inner in _models_in(field.annotation):
-            if inner is not kind and not _is_plain(inner):
+    pending: list[Any] = [kind.__pydantic_core_schema__]
+    while pending:
+        schema = pending.pop()
+        if isinstance(schema, Mapping):
+            told = cast("Mapping[str, Any]", schema)
+            # Without a type it maps the names of fields, which may be called as they like.
+            known = isinstance(told.get("type"), str)
+            if known and any(told.get(name) for name in _NOT_PLAIN):
                 return False
+            pending.extend(told[name] for name in told if not known or name not in _NO_SCHEMA)
+        elif isinstance(schema, list | tuple):
+            pending.extend(cast("Sequence[Any]", schema))
     return True
 
 
-def _models_in(annotation: Any) -> list[type[Message]]:
-    if isinstance(annotation, type) and issubclass(annotation, Message):
-        return [annotation]
-    inner: tuple[Any, ...] = getattr(cast("Any", annotation), "__args__", ())
-    return [model for one in inner for model in _models_in(one)]
+_NOT_PLAIN = (
+    "serialization",
+    "serialization_alias",
+    "serialization_exclude",
+    "computed_fields",
+    "root_model",
+)
+_NO_SCHEMA = ("metadata", "default", "expected")
