@@ -140,6 +140,11 @@ class ReplyStream:
         return self._complete
 
     @property
+    def waiting(self) -> int:
+        """How many frames are here already and have not been read."""
+        return len(self._frames)
+
+    @property
     def _settled(self) -> bool:
         return self._complete or self._failure is not None
 

@@ -1,0 +1,160 @@
+"""The HTTP application: every path, and how each kind of error leaves it."""
+
+import logging
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp
+
+from lmos_mesh.bus import Bus
+from lmos_mesh.errors import InvalidMessage, MeshError
+from lmos_mesh.service import VERSION
+from lmos_mesh_http import lmos_rest, openai
+from lmos_mesh_http.asking import Asker
+from lmos_mesh_http.bodies import pointer, told_faults
+from lmos_mesh_http.docs_page import add_docs
+from lmos_mesh_http.edge import REQUEST_ID, Edge
+from lmos_mesh_http.errors import (
+    Fault,
+    LmosError,
+    OpenAIError,
+    Problem,
+    fault_of,
+    http_fault,
+    surface_of,
+    told,
+)
+from lmos_mesh_http.health import HealthRoutes, NotReady
+from lmos_mesh_http.lmos_routes import LmosRoutes
+from lmos_mesh_http.openai_routes import OpenAIRoutes
+from lmos_mesh_http.openapi import describe
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+Ask a mesh of agents over HTTP.
+
+* **LMOS runtime**: conversations that the mesh keeps, as Eclipse LMOS has them. Every path under
+  `/apis/v1` is also under `/lmos/runtime/apis/v1`.
+* **OpenAI**: for everything that speaks to OpenAI; agents are its models.
+"""
+
+
+def make_app(
+    bus: Bus,
+    asker: Asker,
+    *,
+    body_limit: int,
+    stall_timeout_s: float,
+    cors_origins: tuple[str, ...] = (),
+) -> ASGIApp:
+    """The application.
+
+    Args:
+        bus: Where the mesh is.
+        asker: Asks it for answers.
+        body_limit: The most bytes that a request may have.
+        stall_timeout_s: How long a client may read nothing of what is sent to it.
+        cors_origins: Web pages of these origins may call; none by default.
+    """
+    app = FastAPI(
+        title="lmos-mesh",
+        version=VERSION,
+        summary="A mesh of AI agents",
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # The spans are ours; FastAPI would look for somebody to tell at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    OpenAIRoutes(asker, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
+    LmosRoutes(asker, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
+    HealthRoutes(bus).add_to(app)
+    add_docs(app)
+    _handle_errors(app)
+    describe(
+        app,
+        taken=(lmos_rest.ChatRequest, openai.ChatCompletionRequest),
+        given=(
+            lmos_rest.ChatReply,
+            openai.ChatCompletion,
+            LmosError,
+            OpenAIError,
+            Problem,
+            NotReady,
+        ),
+    )
+    edge: ASGIApp = Edge(app)
+    if cors_origins:
+        edge = CORSMiddleware(
+            edge,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=(REQUEST_ID, "traceparent", "retry-after"),
+        )
+    return edge
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def of_mesh(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, MeshError)
+        return _tell(request, fault_of(exc))
+
+    async def of_validation(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)
+        faults = [
+            {"field": pointer(tuple(error["loc"][1:])), "description": str(error["msg"])}
+            for error in exc.errors()
+        ]
+        said = told_faults("request", faults)
+        return _tell(request, fault_of(InvalidMessage(said, faults=faults)))
+
+    async def of_http(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        where = f"{request.method} {request.url.path}"
+        headers = {key.lower(): value for key, value in (exc.headers or {}).items()}
+        message = str(exc.detail)
+        if exc.status_code == 404:
+            message = f"there is nothing at {where}; see /docs"
+        elif exc.status_code == 405:
+            headers["allow"] = ", ".join(_methods_at(app, request))
+            message = f"{where} is not possible; {headers['allow']} is"
+        return _tell(request, http_fault(exc.status_code, message, headers))
+
+    async def of_bug(request: Request, exc: Exception) -> Response:
+        # The server logs it with its traceback.
+        return _tell(request, http_fault(500, "this adapter failed; its log says how"))
+
+    async def of_leaving(request: Request, exc: Exception) -> Response:
+        return Response(status_code=400)  # which nobody reads any more
+
+    app.add_exception_handler(MeshError, of_mesh)
+    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(ClientDisconnect, of_leaving)
+    app.add_exception_handler(Exception, of_bug)
+
+
+def _methods_at(app: FastAPI, request: Request) -> list[str]:
+    """The methods of all routes at a path; Starlette names those of the first only."""
+    methods: set[str] = set()
+    for route in app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)
+
+
+def _tell(request: Request, fault: Fault) -> Response:
+    path = request.url.path
+    if fault.status >= 500:
+        logger.warning("%s %s: %s", request.method, fault.status, fault.code)
+    reply = told(fault, surface_of(path))
+    return Response(reply.body, reply.status, dict(reply.headers))

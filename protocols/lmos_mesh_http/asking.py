@@ -1,0 +1,67 @@
+"""The adapter's questions to the mesh: bounded in time, and in the trace of the request."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from lmos_mesh.bus import Bus
+from lmos_mesh.endpoint import Endpoint, Message
+from lmos_mesh.errors import MeshError
+from lmos_mesh.messages import CONVERSE, Converse
+from lmos_mesh.reply_stream import Patience, ReplyStream
+from lmos_mesh_http.edge import trace_of
+
+RequestT = TypeVar("RequestT", bound=Message)
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+FIRST_S = 5.0
+# Twice the time after which a silent answer says that it is alive.
+IDLE_S = 20.0
+
+
+class Asker:
+    """Asks on behalf of HTTP requests."""
+
+    def __init__(self, bus: Bus, *, answer_timeout_s: float, bus_wait_s: float) -> None:
+        self.bus = bus
+        self._patience = Patience(first_s=FIRST_S, idle_s=IDLE_S, total_s=answer_timeout_s)
+        self._bus_wait_s = bus_wait_s
+        self._running: set[ReplyStream] = set()
+
+    @asynccontextmanager
+    async def converse(
+        self, request: Request, tenant: str, question: Converse
+    ) -> AsyncGenerator[ReplyStream]:
+        """The answer in frames; leaving the block before its end calls the work off."""
+        await self._connected()
+        async with self.bus.stream(
+            CONVERSE, question, tenant=tenant, headers=trace_of(request), patience=self._patience
+        ) as stream:
+            self._running.add(stream)
+            try:
+                yield stream
+            finally:
+                self._running.discard(stream)
+
+    async def call(
+        self,
+        request: Request,
+        tenant: str,
+        endpoint: Endpoint[RequestT, ReplyT],
+        question: RequestT,
+    ) -> ReplyT:
+        """The one reply to a short question."""
+        await self._connected()
+        return await self.bus.call(endpoint, question, tenant=tenant, headers=trace_of(request))
+
+    def break_off(self, error: MeshError) -> None:
+        """End every answer that is still coming with an error."""
+        for stream in list(self._running):
+            stream.break_off(error)
+
+    async def _connected(self) -> None:
+        """A lost bus is waited for, but not for as long as an answer."""
+        if not self.bus.transport.connected:
+            await self.bus.transport.wait_connected(timeout_s=self._bus_wait_s)

@@ -1,0 +1,48 @@
+"""What a caller may name in a path, a query or a header, and how long such a name may be.
+
+Names become tokens of subjects and keys, and a server closes a connection whose subject is too
+long; so none may be longer than this, whoever sends it.
+"""
+
+import re
+from collections.abc import Mapping
+
+from lmos_mesh.errors import InvalidMessage
+
+LONGEST = 128
+PATTERN = r"^[^\x00-\x1f\x7f]+$"
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f]+")
+
+
+def name(value: str, where: str) -> str:
+    """A name that may be used.
+
+    Args:
+        value: The name.
+        where: What it is, for the message.
+
+    Raises:
+        InvalidMessage: It is empty, too long, or holds control characters.
+    """
+    if len(value) > LONGEST:
+        reason = f"has {len(value)} characters; {LONGEST} is the limit"
+    elif not value:
+        reason = "is empty"
+    elif _NAME.fullmatch(value) is None:
+        reason = "has control characters"
+    else:
+        return value
+    raise InvalidMessage(
+        f"{where} {reason}", faults=[{"field": f"/{where}", "description": reason}]
+    )
+
+
+def header(headers: Mapping[str, str], named: str, default: str) -> str:
+    """A name that a header gives, or the default without one.
+
+    Raises:
+        InvalidMessage: It cannot be used.
+    """
+    given = headers.get(named)
+    return name(given, named) if given else default

@@ -1,0 +1,16 @@
+"""Server-sent events as bytes. Pure; the data must hold no line break, as compact JSON does not."""
+
+MEDIA_TYPE = "text/event-stream"
+
+WORKING = b": working\n\n"
+"""A comment, which clients skip: the line is alive although nothing is said."""
+
+
+def event(name: str, seq: int, data: bytes) -> bytes:
+    """A named event with an id."""
+    return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), seq, data)
+
+
+def data(data: bytes) -> bytes:
+    """An event without a name."""
+    return b"data: %s\n\n" % data
