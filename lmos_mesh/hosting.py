@@ -24,7 +24,14 @@ from lmos_mesh.errors import (
 from lmos_mesh.invocation import Circumstances, split
 from lmos_mesh.lease import LeaseKeeper
 from lmos_mesh.membership import Served
-from lmos_mesh.messages import DEREGISTER, REGISTER, Deregister, Register
+from lmos_mesh.messages import (
+    DEREGISTER,
+    FIND_THINGS,
+    REGISTER,
+    Deregister,
+    FindThings,
+    Register,
+)
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
 from lmos_mesh.things import faults_of, label_of
@@ -41,9 +48,11 @@ class AgentSettings(Settings):
 
     Attributes:
         agent_register_timeout_s: How long one attempt to register may take.
+        agent_check_s: How often to look whether the registry still describes what is served.
     """
 
     agent_register_timeout_s: float = Field(default=5.0, gt=0)
+    agent_check_s: float = Field(default=10.0, gt=0)
 
 
 def run_agents(agents: Sequence[Agent]) -> None:
@@ -60,6 +69,8 @@ class AgentHost:
         self._hosted = [_Hosted(agent) for agent in agents]
         self._lease: LeaseKeeper | None = None
         self._bus: Bus | None = None
+        self._reconnected = asyncio.Event()
+        self._keeping: asyncio.Task[Any] | None = None
 
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Join the mesh and serve until cancelled."""
@@ -72,6 +83,8 @@ class AgentHost:
         for hosted in self._hosted:
             await self._register(bus, hosted.agent)
         bus.spawn(self._heartbeats(bus), name="heartbeats")
+        bus.transport.on_reconnect(self._reconnected.set)
+        self._keeping = bus.spawn(self._keep_registered(bus), name="registration")
         ready()
         await run_forever()
 
@@ -80,6 +93,8 @@ class AgentHost:
         bus, lease = self._bus, self._lease
         if bus is None or lease is None:
             return
+        if self._keeping is not None:
+            self._keeping.cancel()
         await lease.leave()
         for hosted in self._hosted:
             request = Deregister(
@@ -132,6 +147,31 @@ class AgentHost:
                 logger.warning("not registered yet, trying again: %s", exc)
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, _RETRY_MOST_S)
+
+    async def _keep_registered(self, bus: Bus) -> None:
+        """Register again where the registry has lost us, or describes a version that is gone."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.agent_check_s):
+                    await self._reconnected.wait()
+            lost = self._reconnected.is_set()
+            self._reconnected.clear()
+            for hosted in self._hosted:
+                try:
+                    if lost or await self._is_outdated(bus, hosted.agent):
+                        await self._register(bus, hosted.agent)
+                except MeshError as exc:
+                    logger.warning("cannot see to the registration: %s", exc)
+
+    async def _is_outdated(self, bus: Bus, agent: Agent) -> bool:
+        """Whether our entry describes a version that no instance serves any more."""
+        wanted = FindThings(name=agent.name, subset=agent.subset)
+        found = (await bus.call(FIND_THINGS, wanted)).things
+        return any(
+            one.version != agent.version
+            and one.version not in {instance.version for instance in one.instances}
+            for one in found
+        )
 
     async def _heartbeats(self, bus: Bus) -> None:
         while True:
