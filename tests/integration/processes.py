@@ -267,13 +267,13 @@ async def plain_client(url: str) -> AsyncGenerator[Any]:
 
 
 async def until(
-    true: Callable[[], Awaitable[bool]], *, within_s: float = 10.0, because: str = ""
+    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 10.0
 ) -> float:
     """Ask again and again until something is true, and say how many seconds it took."""
     began = time.perf_counter()
-    while not await true():
+    while not await true(*arguments):
         took_s = time.perf_counter() - began
-        assert took_s < within_s, f"not within {within_s:g} s: {because or true}"
+        assert took_s < within_s, f"{true.__name__}{arguments[1:]} not within {within_s:g} s"
         await asyncio.sleep(POLL_S)
     return time.perf_counter() - began
 

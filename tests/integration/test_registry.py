@@ -319,7 +319,7 @@ async def test_a_thing_that_nobody_serves_can_be_forgotten(
     async with services.client(tenant) as mesh:
         await mesh.bus.call(REGISTER, Register(thing=record("x")))
         gone = await mesh.bus.call(DEREGISTER, Deregister(name="x"))
-        await until(lambda: is_unknown(mesh, "x"), within_s=SOON_S)
+        await until(is_unknown, mesh, "x", within_s=SOON_S)
         with pytest.raises(AgentNotFound):
             await mesh.bus.call(DEREGISTER, Deregister(name="x"))
 
@@ -361,7 +361,7 @@ async def test_the_highest_version_that_is_live_describes_the_agent(
 
         new.terminate()
         assert await new.ended() == 0
-        await until(lambda: is_described_as(mesh, "1.0.0"), within_s=SOON_S)
+        await until(is_described_as, mesh, "1.0.0", within_s=SOON_S)
         found = await find_one(mesh, "billing")
         assert found is not None
         assert [one.id for one in found.capabilities] == ["view-bill"]
@@ -386,7 +386,7 @@ async def test_replicas_share_the_work_and_agree(services: Deployment, tenant: s
         before = {one.instance: await finds_answered(mesh, one.instance) for one in replicas}
         for at in range(10):
             await mesh.bus.call(REGISTER, Register(thing=record(f"thing-{at}")))
-            await until(lambda at=at: has(mesh, f"thing-{at}"), within_s=SOON_S)
+            await until(has, mesh, f"thing-{at}", within_s=SOON_S)
         answers = {tuple(await names(mesh, live=None)) for _ in range(40)}
         after = {one.instance: await finds_answered(mesh, one.instance) for one in replicas}
 
@@ -440,7 +440,7 @@ async def test_what_is_registered_is_found_at_once_at_the_same_replica_and_soon_
     async with services.client(tenant) as mesh:
         for at in range(20):
             await mesh.bus.call(REGISTER, Register(thing=record(f"t{at}")))
-            took_s = await until(lambda at=at: everyone_has(mesh, f"t{at}"), within_s=SOON_S)
+            took_s = await until(everyone_has, mesh, f"t{at}", within_s=SOON_S)
             assert took_s < 5 * 0.25
 
 
