@@ -774,29 +774,26 @@ async def outcome(asked: Awaitable[Packet]) -> MeshError | Packet:
         return error
 
 
-async def test_a_request_that_arrives_as_the_bus_ends_is_answered_not_lost(mesh: Mesh) -> None:
-    """In the same turn of the loop, before its handler has begun."""
-    async with mesh.bus("caller") as caller, mesh.transport("leaver") as transport:
-        subject = f"lmos.{mesh.tenant}.work"
+async def test_a_call_that_is_called_off_before_it_has_begun_is_answered(mesh: Mesh) -> None:
+    """In the same turn of the loop in which it came, as when the bus ends just then."""
+    async with mesh.bus("caller") as caller, mesh.bus("worker") as worker:
         gate = Gate()
-        leaving = Bus(transport, tenant=mesh.tenant, instance="leaver")
-        async with asyncio.TaskGroup() as tasks, leaving as leaver:
-            await leaver.respond(subject, gate)
-            arrived = asyncio.Event()
-            pool = leaver._pools[-1]  # pyright: ignore[reportPrivateUsage]
-            take = pool.on_packet
+        await worker.respond(f"lmos.{mesh.tenant}.work", gate)
+        running = worker._running  # pyright: ignore[reportPrivateUsage]
+        take = worker._pools[-1].on_packet  # pyright: ignore[reportPrivateUsage]
 
-            def on_packet(packet: Packet) -> None:
-                take(packet)
-                arrived.set()
+        def take_and_cancel(packet: Packet) -> None:
+            take(packet)
+            for call in running.values():
+                call.cancel("never mind")
 
-            await transport.subscribe(f"lmos.{mesh.tenant}.late", on_packet)
-            asked = tasks.create_task(
-                outcome(caller.request(f"lmos.{mesh.tenant}.late", b"", timeout_s=SOON_S))
-            )
-            await happens(arrived)
+        await worker.transport.subscribe(f"lmos.{mesh.tenant}.hasty", take_and_cancel)
+        with pytest.raises(Cancelled, match="never mind"):
+            await caller.request(f"lmos.{mesh.tenant}.hasty", b"", timeout_s=SOON_S)
 
-        assert isinstance(asked.result(), Cancelled)
+        assert gate.tasks == []
+        assert worker.in_flight == 0
+        assert not running
 
 
 async def test_what_is_spawned_ends_with_the_bus(mesh: Mesh) -> None:
@@ -1405,6 +1402,32 @@ async def test_a_silent_instance_that_lives_is_left_alone_whatever_its_tenant(
         await serve(oracle, think)
         async with caller.stream(ASK, Question(text=""), tenant=tenant or None) as stream:
             assert [frame.kind for frame in await all_of(stream)] == ["ack", "end"]
+
+
+async def test_a_silent_foreigner_is_asked_in_the_tenant_where_it_was_found(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subjects, "DISCONNECTS", new_name("nobody-tells"))
+    async with mesh.bus("caller") as caller, mesh.transport() as foreign:
+        asked: asyncio.Queue[Packet] = asyncio.Queue()
+        probed = asyncio.Event()
+
+        def alive(packet: Packet) -> None:
+            foreign.publish(packet.reply, b"{}")
+            probed.set()
+
+        await foreign.subscribe(f"lmos.far-{mesh.tenant}.ask", asked.put_nowait)
+        await foreign.subscribe(subjects.instance(f"far-{mesh.tenant}", "far", "status"), alive)
+        stream = await caller.open_stream(f"lmos.far-{mesh.tenant}.ask", b"")
+        async with asyncio.timeout(SOON_S):
+            reply = (await asked.get()).reply
+        foreign.publish(reply, encode_value([0, "ack", {"task": "t", "instance": "far"}]))
+        await happens(probed)
+        await asyncio.sleep(0.1)
+        foreign.publish(reply, encode_value([1, "end", {}]))
+
+        assert [frame.kind for frame in await all_of(stream)] == ["ack", "end"]
+        stream.close()
 
 
 async def test_news_of_a_death_that_make_no_sense_do_no_harm(mesh: Mesh) -> None:
