@@ -22,6 +22,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as ClientSubscription
 from nats.aio.transport import TcpTransport
+from nats.protocol.parser import Parser
 
 from lmos_mesh.errors import SettingsError, Unavailable
 from lmos_mesh.inboxes import Inboxes, OpenInbox
@@ -35,6 +36,9 @@ MINIMUM_SERVER = (2, 12, 0)
 _BUFFER = 8 * 1024 * 1024
 _WRITE_HIGH_WATER = 256 * 1024
 _CLOSE_TIMEOUT_S = 1.0
+_TICK_BYTES = 64 * 1024
+_NO_HEADERS: Headers = {}
+_END = b"\r\n"
 
 
 class NatsTransport:
@@ -45,6 +49,7 @@ class NatsTransport:
         self._inboxes = Inboxes(inbox, self._send)
         self._jetstream = JetStream(self)
         self._on_reconnect: list[Callable[[], None]] = []
+        self._checked: str | None = None
         client.when_reconnected = self._reconnected
 
     @classmethod
@@ -128,7 +133,9 @@ class NatsTransport:
         self._send(subject, payload, headers, reply)
 
     def _send(self, subject: str, payload: bytes, headers: Headers | None, reply: str) -> None:
-        check_subject(subject)
+        if subject is not self._checked:  # as the frames of a stream, sent one after another
+            check_subject(subject)
+            self._checked = subject
         if reply:
             check_subject(reply)
         if headers:
@@ -337,8 +344,112 @@ def _parse_headers(block: bytes) -> dict[str, str]:
     return headers
 
 
+class _Parser(Parser):
+    """Reads deliveries itself, the moment they come; all other lines are left to nats-py.
+
+    nats-py matches a regular expression and moves its buffer for each.
+    """
+
+    def reset(self) -> None:
+        """Forget what has come: it is another connection from now on."""
+        super().reset()
+        self._kept: list[bytes] = []
+        self._missing = 0
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Take what has come, whatever it is."""
+        while data := self.deliver(data):
+            line, mark, rest = data.partition(_END)
+            # Kept, not held: after an error nothing more of this connection counts.
+            self._kept = [rest]
+            await super().parse(line + mark)
+            data = b"".join(self._kept)
+            self._kept = []
+
+    def deliver(self, data: bytes) -> bytes:
+        """Hand over the messages that are whole, and give back what begins with another line."""
+        if self._kept:
+            self._kept.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return b""
+            data = b"".join(self._kept)
+            self._kept = []
+        client: Any = self.nc
+        at, size, missing = 0, len(data), 1
+        while at < size:
+            end = data.find(_END, at)
+            if end < 0:
+                break
+            words = data[at:end].split()
+            count = len(words)
+            headed = count > 4 and words[0] == b"HMSG"
+            if not headed and (count < 4 or words[0] != b"MSG"):
+                return data[at:]
+            begin = end + 2
+            try:
+                body = begin + int(words[-2]) if headed else begin
+                following = begin + int(words[-1]) + 2
+            except ValueError:
+                return data[at:]
+            if following > size:
+                missing = following - size
+                break
+            client.deliver(
+                words[2],
+                words[1],
+                words[3] if count > 4 + headed else b"",
+                data[body : following - 2],
+                data[begin:body],
+            )
+            at = following
+        if at < size:
+            self._kept, self._missing = [data[at:]], missing
+        return b""
+
+
+class _Reader(asyncio.StreamReader):
+    """Has what arrives delivered at once; what nobody takes waits to be read."""
+
+    deliver: Callable[[bytes], bytes] | None = None
+
+    def feed_data(self, data: Any) -> None:
+        if self.deliver is not None:
+            data = self.deliver(data)
+            if not data:
+                return
+            # What follows must not overtake it.
+            self.deliver = None
+        super().feed_data(data)
+
+
 class _BoundedTcp(TcpTransport):
     """A socket whose close is bounded: nats-py waits for ever for a frozen peer to take it."""
+
+    def __init__(self, deliver: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._deliver = deliver
+
+    async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
+        loop = asyncio.get_running_loop()
+        reader = _Reader(limit=buffer_size, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        async with asyncio.timeout(connect_timeout):
+            transport, _ = await loop.create_connection(lambda: protocol, uri.hostname, uri.port)
+        self._bare_io_reader = self._io_reader = reader
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self._bare_io_writer = self._io_writer = writer
+
+    async def read(self, buffer_size: int) -> bytes:
+        reader = self._io_reader
+        if not isinstance(reader, _Reader):
+            return await super().read(buffer_size)
+        # Only while all that came before is done with.
+        reader.deliver = self._deliver
+        try:
+            return await reader.read(buffer_size)
+        finally:
+            reader.deliver = None
 
     async def wait_closed(self) -> None:
         writer = self._io_writer
@@ -371,11 +482,15 @@ class _Client(Client):
     def __init__(self) -> None:
         super().__init__()
         self.back = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self.when_reconnected: Callable[[], None] = lambda: None
         self.last_failure: BaseException | None = None
-        self._handlers: dict[int, OnPacket] = {}
+        self._handlers: dict[bytes, OnPacket] = {}
+        self._ps = self._parser = _Parser(self)
         self._out: list[bytes] = []
+        self._out_size = 0
         self._flush_is_due = False
+        self._busy = False
 
     # -- callbacks: an exception in one would kill the read loop and leave a deaf connection --
 
@@ -411,9 +526,10 @@ class _Client(Client):
             writer.transport.abort()
 
     async def _connect_to_server(self, s: Any) -> None:
+        self._ps.reset()
         self.abandon()  # an attempt that failed after its greeting has left all of it behind
         if s.uri.scheme in ("nats", "tls") and not isinstance(self._transport, _BoundedTcp):
-            self._transport = _BoundedTcp()
+            self._transport = _BoundedTcp(self._parser.deliver)
         # A failed attempt must not be retried in a busy loop, nor wait for seconds.
         if s.reconnects > 1:
             await asyncio.sleep(min(0.05 * 2 ** min(s.reconnects, 5), 1.0))
@@ -445,14 +561,14 @@ class _Client(Client):
 
     # -- receiving: straight from the parser to the handler, no queue and no task between --
 
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    def deliver(
+        self, sid: bytes, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         handler = self._handlers.get(sid)
         if handler is None:
             return
         try:
-            parsed = _parse_headers(headers) if headers else {}
+            parsed = _parse_headers(headers) if headers else _NO_HEADERS
             handler(Packet(subject.decode(), data, parsed, reply.decode()))
         except Exception:
             logger.exception("a packet on %s", subject.decode("utf-8", "replace"))
@@ -462,7 +578,7 @@ class _Client(Client):
         sid = self._sid
         # Known to nats-py only so that it is subscribed again after a reconnect.
         self._subs[sid] = ClientSubscription(self, sid, subject, queue=queue)
-        self._handlers[sid] = on_packet
+        self._handlers[b"%d" % sid] = on_packet
         self.send(f"SUB {subject} {queue} {sid}\r\n".encode())
         # Without this a caller could ask before the server knows about us.
         with suppress(Unavailable):
@@ -479,31 +595,42 @@ class _Client(Client):
                 with suppress(Unavailable):
                     await self.round_trip(2.0)
         finally:
-            self._handlers.pop(sid, None)
+            self._handlers.pop(b"%d" % sid, None)
 
     def listen_to_nothing(self) -> None:
         for sid in self._subs:
             self.send(f"UNSUB {sid}\r\n".encode())
         self._subs.clear()
 
-    # -- sending: the first packet of a tick at once, the others together --
+    # -- sending: a lone packet at once, the packets of a busy tick together --
 
     def send(self, command: bytes) -> None:
-        if self.is_closed:
-            raise Unavailable("this connection is closed")
         if not self.is_connected:
+            if self.is_closed:
+                raise Unavailable("this connection is closed")
+            self._flush()
             self._buffer(command)
-        elif self._flush_is_due:
-            self._out.append(command)
-        else:
+            return
+        if not self._flush_is_due:
             self._flush_is_due = True
-            asyncio.get_running_loop().call_soon(self._flush_tick)
-            self._write([command])
+            self._loop.call_soon(self._flush_tick)
+            if not self._busy:
+                self._write([command])
+                return
+        self._out.append(command)
+        self._out_size += len(command)
+        if self._out_size > _TICK_BYTES:
+            self._flush()
 
     def _flush_tick(self) -> None:
         self._flush_is_due = False
+        # Of a busy tick all packets are here; of another one, all but the first.
+        self._busy = len(self._out) > self._busy
+        self._flush()
+
+    def _flush(self) -> None:
         if self._out:
-            out, self._out = self._out, []
+            out, self._out, self._out_size = self._out, [], 0
             if self.is_connected:
                 self._write(out)
             else:
@@ -547,7 +674,7 @@ class _Client(Client):
 
     async def round_trip(self, timeout_s: float) -> None:
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._flush_tick()
+        self._flush()
         try:
             async with asyncio.timeout(timeout_s):
                 await self.until_connected()
@@ -560,7 +687,7 @@ class _Client(Client):
 
     async def close(self) -> None:
         """Leave for good; bounded even if the server is frozen."""
-        self._flush_tick()
+        self._flush()
         try:
             async with asyncio.timeout(2 * _CLOSE_TIMEOUT_S + 1.0):
                 await super().close()
