@@ -18,7 +18,7 @@ from lmos_mesh_http import lmos_rest, openai
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.bodies import pointer, told_faults
 from lmos_mesh_http.docs_page import add_docs
-from lmos_mesh_http.edge import REQUEST_ID, Edge
+from lmos_mesh_http.edge import REQUEST_ID, Edge, request_id_of
 from lmos_mesh_http.errors import (
     Fault,
     LmosError,
@@ -70,6 +70,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         # The spans are ours; FastAPI would look for somebody to tell at each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -155,6 +156,6 @@ def _methods_at(app: FastAPI, request: Request) -> list[str]:
 def _tell(request: Request, fault: Fault) -> Response:
     path = request.url.path
     if fault.status >= 500:
-        logger.warning("%s %s: %s", request.method, fault.status, fault.code)
+        logger.warning("%s: %s (%s)", fault.status, fault.code, request_id_of(request))
     reply = told(fault, surface_of(path))
     return Response(reply.body, reply.status, dict(reply.headers))

@@ -18,7 +18,7 @@ async def read_json(request: Request, kind: type[ModelT], *, limit: int) -> Mode
     """The body of a request.
 
     Raises:
-        HTTPException: Its content type is not JSON (415), or it does not come (408).
+        HTTPException: It is not plain JSON by its headers (415), or it does not come (408).
         TooLarge: It has more than `limit` bytes.
         InvalidMessage: It is no JSON, or not of this kind; every wrong field is named.
     """
@@ -29,6 +29,8 @@ async def read_json(request: Request, kind: type[ModelT], *, limit: int) -> Mode
         raise HTTPException(
             415, f"the content type is {content_type!r}; send Content-Type: application/json"
         )
+    if (encoding := headers.get("content-encoding", "identity")) != "identity":
+        raise HTTPException(415, f"the content encoding is {encoding!r}; send it plain")
     declared = headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:18]) > limit:
         raise _too_large(limit)

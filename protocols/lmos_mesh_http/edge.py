@@ -17,6 +17,7 @@ from lmos_mesh import telemetry
 REQUEST_ID = "x-request-id"
 
 _TRACE = "lmos_mesh.trace"
+_REQUEST_ID = "lmos_mesh.request_id"
 _NO_TRACE: Mapping[str, str] = {}
 _TRACE_VALUES = {
     b"traceparent": re.compile(
@@ -43,6 +44,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id, trace = _read(scope["headers"])
+        scope[_REQUEST_ID] = request_id
         added = [(REQUEST_ID.encode(), request_id)]
         if telemetry.recording():
             await self._in_span(scope, receive, send, trace, added)
@@ -93,6 +95,11 @@ class Edge:
 def trace_of(request: Request) -> Mapping[str, str]:
     """The caller's trace headers, to be sent on; empty where spans of ours carry it."""
     return request.scope.get(_TRACE, _NO_TRACE)
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the response carries, so that a log line can be found by it."""
+    return str(request.scope.get(_REQUEST_ID, b""), "ascii")
 
 
 def _read(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, dict[str, str]]:

@@ -41,7 +41,7 @@ class BinaryData(LmosJson):
     source: str | None = None
 
 
-class ChatMessage(LmosJson):
+class LmosMessage(LmosJson):
     """One message of a chat."""
 
     role: str
@@ -61,7 +61,7 @@ class ContextParameter(LmosJson):
 class InputContext(LmosJson):
     """What is said: the last message of the user is the one to answer."""
 
-    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    messages: tuple[LmosMessage, ...] = Field(min_length=1)
     explicit_agent: str | None = Field(default=None, max_length=LONGEST)
     anonymization_entities: tuple[dict[str, Any], ...] | None = None
 
@@ -191,7 +191,7 @@ def converse_of(request: ChatRequest, *, conversation: str, turn: str, subset: s
     )
 
 
-def _last_of_user(messages: Sequence[ChatMessage]) -> tuple[int, ChatMessage]:
+def _last_of_user(messages: Sequence[LmosMessage]) -> tuple[int, LmosMessage]:
     for at in range(len(messages) - 1, -1, -1):
         message = messages[at]
         if message.role.lower() == "user":

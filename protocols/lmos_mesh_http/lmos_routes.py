@@ -99,7 +99,7 @@ class LmosRoutes:
                 summary="Say something",
                 response_model=None,
                 responses={200: _MESSAGE_REPLY}
-                | errors(LmosError, 400, 404, 408, 409, 413, 415, 500, 502, 503, 504),
+                | errors(LmosError, 400, 404, 408, 409, 413, 415, 500, 502, 503, 504, 508),
                 openapi_extra=_MESSAGE_DOCUMENT,
                 **described,
             )

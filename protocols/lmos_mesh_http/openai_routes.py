@@ -34,7 +34,7 @@ from lmos_mesh_http.openai import (
     models_of,
 )
 from lmos_mesh_http.openapi import errors, json_reply, parameter, request_body, schema_of
-from lmos_mesh_http.parameters import LONGEST, PATTERN, header, name
+from lmos_mesh_http.parameters import LONGEST, PATTERN, header
 from lmos_mesh_http.replies import AnswerAsItComes, WholeAnswer
 
 _TAGS: list[Any] = ["OpenAI"]
@@ -91,7 +91,7 @@ class OpenAIRoutes:
             summary="Continue a chat",
             response_model=None,
             responses={200: _COMPLETIONS_REPLY}
-            | errors(OpenAIError, 400, 404, 408, 409, 413, 415, 500, 502, 503, 504),
+            | errors(OpenAIError, 400, 404, 408, 409, 413, 415, 500, 502, 503, 504, 508),
             openapi_extra=_COMPLETIONS_DOCUMENT,
         )
         app.add_api_route(
@@ -179,7 +179,7 @@ class OpenAIRoutes:
     async def model(
         self,
         request: Request,
-        model: Annotated[str, Path()],
+        model: Annotated[str, Path(**_RULES)],
         tenant: TenantHeader = None,
         subset: SubsetHeader = DEFAULT_SUBSET,
     ) -> Response:
@@ -188,7 +188,7 @@ class OpenAIRoutes:
             return json_reply(Model(id=AUTO))
         tenant = tenant or self._asker.bus.tenant
         thing = await self._asker.call(
-            request, tenant, GET_THING, GetThing(name=name(model, "model"), subset=subset)
+            request, tenant, GET_THING, GetThing(name=model, subset=subset)
         )
         if not thing.live or thing.kind != "agent":
             raise AgentNotFound(

@@ -28,6 +28,7 @@ _MEANINGS = {
     502: "The agent was lost while it answered.",
     503: "Nobody is there to answer, or they have too much to do; try again.",
     504: "No answer came in time; try again.",
+    508: "Agents ask each other in a circle.",
 }
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds until another try.", "schema": {"type": "integer"}}

@@ -19,6 +19,7 @@ from lmos_mesh.messages import Answer, Converse
 from lmos_mesh.reply_stream import Frame, ReplyStream
 from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
+from lmos_mesh_http.edge import request_id_of
 from lmos_mesh_http.errors import JSON
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class AnswerAsItComes(Conversing):
         except MeshError as error:
             if not self._begun:
                 raise
-            logger.info("an answer broke off: %s", error.code)
+            logger.info("an answer broke off: %s (%s)", error.code, request_id_of(self._request))
             self._said.append(self._events.failed(error))
             await self._write(send, last=True)
 

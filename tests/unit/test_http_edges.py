@@ -73,6 +73,15 @@ async def test_another_content_type_is_refused_with_what_to_send():
     assert caught.value.status_code == 415
 
 
+async def test_a_packed_body_is_refused():
+    headers = [*JSON, (b"content-encoding", b"gzip")]
+
+    with pytest.raises(HTTPException, match="gzip") as caught:
+        await read_json(request(BODY, headers=headers), ChatCompletionRequest, limit=100)
+
+    assert caught.value.status_code == 415
+
+
 async def test_a_body_over_the_limit_is_refused_before_all_of_it_has_come():
     with pytest.raises(TooLarge, match="10 bytes"):
         await read_json(request(b"x" * 8, b"x" * 8, b"x" * 8), ChatCompletionRequest, limit=10)
