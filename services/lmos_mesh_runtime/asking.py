@@ -11,6 +11,7 @@ from typing import Any
 from lmos_mesh import codec, subjects, synadia
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import (
+    Cancelled,
     DeadlineExceeded,
     InstanceLost,
     MeshError,
@@ -48,6 +49,7 @@ class Ask:
         said: The words of the answer so far.
         attempts: How many instances were asked.
         instance: Who answers.
+        refused: Whether the last error was the agent's own word, and not its loss.
     """
 
     key: ThingKey
@@ -60,7 +62,7 @@ class Ask:
     said: list[str] = field(default_factory=list[str])
     attempts: int = 0
     instance: str = ""
-    waiting: ReplyStream | None = None
+    refused: bool = False
 
 
 class Asker:
@@ -118,6 +120,12 @@ class Asker:
                     frame = await anext(stream)
                 except StopAsyncIteration:
                     raise StreamBroken(f"agent {ask.key.name!r} ended without an end") from None
+                except Cancelled as error:
+                    # Not by us: its process is stopping, and another one may answer.
+                    raise InstanceLost(f"instance {stream.instance!r}: {error}") from error
+                except MeshError:
+                    ask.refused = stream.complete
+                    raise
         finally:
             stream.close()
 
@@ -130,6 +138,8 @@ class Asker:
 
     async def _after(self, ask: Ask, error: MeshError) -> None:
         """Make ready for another attempt, or raise the error."""
+        if ask.refused:
+            raise error
         begun = bool(ask.instance)
         absent = isinstance(error, Unavailable) and not isinstance(error, Overloaded)
         if begun and not ask.capability.idempotent:
