@@ -24,13 +24,19 @@ _CLAIM_WAIT_S = 0.5
 
 
 class ProcessRecord(BaseModel):
-    """One process of a mesh; `pid` is None while it waits to be started again."""
+    """One process of a mesh.
+
+    Attributes:
+        pid: None while it waits to be started again.
+        serving: Whether it has started well and not ended since.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     kind: str
     pid: int | None
+    serving: bool
     log: Path
 
 
@@ -222,9 +228,10 @@ def find_mesh(name: str | None) -> MeshRecord:
         place = place_of(name)
         record = place.read() if place.running() else None
         if record is None:
-            others = ", ".join(one.name for one in running_meshes())
+            others = [one.name for one in running_meshes()]
+            do = "does" if len(others) == 1 else "do"
             raise NotFound(
-                f"mesh {name!r} does not run" + (f"; {others} does" if others else ""),
+                f"mesh {name!r} does not run" + (f"; {', '.join(others)} {do}" if others else ""),
                 hint=f"start it with `lmos up --name {name}`",
             )
         return record

@@ -11,11 +11,13 @@ _TRIED = 100
 
 
 def choose_port(host: str, given: int | None, *, first: int, what: str) -> int:
-    """The given port, or the first free one from `first` on.
+    """The given port, any free one for 0, or the first free one from `first` on.
 
     Raises:
         SettingsError: It is taken, or this user may not have it.
     """
+    if given == 0:
+        return _any_port(host)
     if given is not None:
         if not is_free(host, given):
             raise SettingsError(
@@ -38,13 +40,7 @@ def is_free(host: str, port: int) -> bool:
     Raises:
         SettingsError: No server could: this user lacks the rights, or there is no such place.
     """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except (socket.gaierror, OverflowError) as exc:
-        raise SettingsError(
-            f"cannot listen on {host}:{port}: {exc}", hint="give an address of this machine"
-        ) from exc
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(_family(host, port), socket.SOCK_STREAM) as probe:
         # As servers do: a port whose last connections are still closing is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -60,6 +56,22 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _any_port(host: str) -> int:
+    family = _family(host, 0)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _family(host: str, port: int) -> socket.AddressFamily:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except (socket.gaierror, OverflowError) as exc:
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {exc}", hint="give an address of this machine"
+        ) from exc
 
 
 def holder(port: int) -> str:

@@ -302,6 +302,7 @@ class Supervisor:
                 process.serving = True
                 process.looping = False
                 self._check_settled()
+                self._write_record()
                 self._tell(
                     Serving(name=process.program.name, took_s=time.monotonic() - began, again=again)
                 )
@@ -435,6 +436,7 @@ class Supervisor:
                 name=one.program.name,
                 kind=one.program.kind,
                 pid=one.pid if one.alive() else None,
+                serving=one.serving and one.alive(),
                 log=one.log,
             )
             for one in self._kept
@@ -442,7 +444,8 @@ class Supervisor:
         if self._nats is not None:
             pid = self._nats.pid if self._nats.alive() else None
             log = self._nats.settings.log_path
-            processes.insert(0, ProcessRecord(name=NATS, kind=NATS, pid=pid, log=log))
+            nats = ProcessRecord(name=NATS, kind=NATS, pid=pid, serving=pid is not None, log=log)
+            processes.insert(0, nats)
         return MeshRecord(
             name=place.name,
             pid=os.getpid(),

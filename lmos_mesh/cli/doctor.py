@@ -230,8 +230,11 @@ def _processes(mesh: str | None) -> Generator[Finding]:
     """Those that `lmos up` looks after, if the mesh is one of this machine."""
     with suppress(NotFound):
         record = find_mesh(mesh)
-        down = [one.name for one in record.processes if one.pid is None]
-        if down:
+        down = [one.name for one in record.processes if not one.serving]
+        if not down:
+            said = f"{record.name}, {plural(len(record.processes), 'process')}"
+            yield Finding(check="mesh", verdict="fine", said=said)
+        elif record.ready:
             yield Finding(
                 check="mesh",
                 verdict="broken",
@@ -239,12 +242,8 @@ def _processes(mesh: str | None) -> Generator[Finding]:
                 remedy=f"lmos logs {' '.join(down)}",
             )
         else:
-            yield Finding(
-                check="mesh",
-                verdict="fine" if record.ready else "note",
-                said=f"{record.name}, {plural(len(record.processes), 'process')}"
-                + ("" if record.ready else ", still starting"),
-            )
+            said = f"{record.name}: {either(down)} is still starting"
+            yield Finding(check="mesh", verdict="note", said=said)
 
 
 async def _on_bus(url: str, mesh: str | None) -> list[Finding]:

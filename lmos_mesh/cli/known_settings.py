@@ -14,12 +14,14 @@ from pathlib import Path
 from lmos_mesh.programs import PROTOCOLS, SERVICES, packages_of
 
 _PREFIX = "LMOS_"
+# Nothing that is installed reads it; the tests and benchmarks of a checkout do.
+_OF_CHECKOUTS = ("LMOS_BENCH_DATA",)
 _VARIABLE = re.compile(r"LMOS_[A-Z0-9_]*[A-Z0-9]\Z")
 
 
 def known_settings() -> frozenset[str]:
     """Every variable that some part of the mesh reads."""
-    found: set[str] = set()
+    found: set[str] = set(_OF_CHECKOUTS)
     for package in ("lmos_mesh", *packages_of(SERVICES), *packages_of(PROTOCOLS)):
         spec = find_spec(package)
         for folder in (spec.submodule_search_locations or ()) if spec else ():

@@ -30,6 +30,7 @@ _LAST_WORDS_S = 1.0
 _TRY_AGAIN_S = 15.0
 _DEBOUNCE_MS = 200
 _STEP_MS = 50
+_LOOK_EVERY_MS = 1000
 
 
 def run(
@@ -216,6 +217,18 @@ class _Copy:
             self._popen.kill()
 
 
+_Stamp = tuple[int, int]
+
+
+def _stamp(path: str) -> _Stamp | None:
+    """What tells one state of a file from another; None if it is not there."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size)
+
+
 def _kill_all(copies: Sequence[_Copy]) -> None:
     """End processes at once."""
     for copy in copies:
@@ -233,6 +246,7 @@ class _File:
     log: Path | None
     instances: int
     copies: list[_Copy] = field(default_factory=list[_Copy])
+    stamps: dict[str, "_Stamp | None"] = field(default_factory=dict[str, "_Stamp | None"])
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     mended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -255,12 +269,21 @@ class _File:
             found.update(copy.files)
         return found
 
+    def has_changed(self) -> bool:
+        """Whether a source is another than when the processes were last started.
+
+        One that is gone is not: editors remove a file for a moment when they save it.
+        """
+        now = {path: _stamp(path) for path in self.sources}
+        return any(stamp and stamp != self.stamps.get(path) for path, stamp in now.items())
+
     async def start_all(self) -> list[_Copy]:
         """New processes that serve; none is left if one of them does not.
 
         Raises:
             _NotServing: One of them has ended instead.
         """
+        self.stamps = {path: _stamp(path) for path in self.sources}
         copies = [_Copy(self) for _ in range(self.instances)]
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -275,6 +298,8 @@ class _File:
         except asyncio.CancelledError:
             _kill_all(copies)
             raise
+        for path in {path for copy in copies for path in copy.files}:
+            self.stamps.setdefault(path, _stamp(path))
         return copies
 
 
@@ -392,16 +417,19 @@ class _Runner:
         while True:
             self._rewatch.clear()
             folders = {str(Path(path).parent) for file in self._files for path in file.sources}
-            async for changes in awatch(
+            # What has changed is for the files themselves to say: an event may be of anything in
+            # the folder, and none comes of what happened before the watch began.
+            async for _ in awatch(
                 *sorted(folders),
                 recursive=False,
                 debounce=_DEBOUNCE_MS,
                 step=_STEP_MS,
                 stop_event=self._rewatch,
+                rust_timeout=_LOOK_EVERY_MS,
+                yield_on_timeout=True,
             ):
-                changed = {path for _, path in changes}
                 for file in self._files:
-                    if file.sources & changed:
+                    if file.has_changed():
                         await self._reload_file(file)
 
     async def _reload_file(self, file: _File) -> None:

@@ -95,6 +95,8 @@ def _load(file: Path) -> ModuleType:
     path = file.resolve()
     # As Python does for a script: what lies beside it can be imported.
     sys.path.insert(0, str(path.parent))
+    # Compiled files are told apart by whole seconds, which is too coarse for edit and reload.
+    sys.dont_write_bytecode = True
     loader = SourceFileLoader(MODULE, str(path))
     spec = importlib.util.spec_from_loader(MODULE, loader)
     assert spec is not None
