@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import secrets
 import time
 from collections import OrderedDict, deque
@@ -88,6 +89,7 @@ class Bus:
         self._running: dict[str, Call] = {}
         self._tallies: dict[str, Tally] = {}
         self._losses = _Losses(self)
+        self._deadlines = _Deadlines()
 
     async def __aenter__(self) -> "Bus":
         self._tasks = asyncio.TaskGroup()
@@ -102,6 +104,7 @@ class Bus:
         for call in list(self._running.values()):
             call.cancel("the process is stopping")
         self._losses.close()
+        self._deadlines.close()
         for task in list(self._background):
             task.cancel()
         assert self._tasks is not None
@@ -456,6 +459,8 @@ class _Pool:
             if len(known) > _SEEN:
                 known.popitem(last=False)
         self._bus._running[call.task] = call  # pyright: ignore[reportPrivateUsage]
+        if call.deadline is not None:
+            self._bus._deadlines.add(call)  # pyright: ignore[reportPrivateUsage]
         if self._active < self._concurrency:
             self._start(call)
         else:
@@ -475,8 +480,8 @@ class _Pool:
         tally = self._bus.tally(call.subject.split(".", 2)[-1])
         tally.requests += 1
         try:
-            if call.cancelled_by:
-                raise Cancelled(call.cancelled_by)
+            if call.ended_by is not None:
+                raise call.ended_by
             if telemetry.recording():
                 with telemetry.span(
                     f"process {_template(call.subject)}",
@@ -491,9 +496,12 @@ class _Pool:
             else:
                 await self._answer(call)
         except asyncio.CancelledError:
-            _try(call.fail, Cancelled(call.cancelled_by or "the process is stopping"))
-            if not call.cancelled_by:
+            ended_by = call.ended_by
+            _try(call.fail, ended_by or Cancelled("the process is stopping"))
+            if ended_by is None:
                 raise
+            tally.errors += 1
+            tally.last_error = f"{ended_by.status}:{ended_by}"
         except MeshError as error:
             tally.errors += 1
             tally.last_error = f"{error.status}:{error}"
@@ -511,18 +519,7 @@ class _Pool:
             self._ended(call)
 
     async def _answer(self, call: Call) -> None:
-        if call.deadline is None:
-            call.finish(await self._respond(call))
-            return
-        limit = asyncio.timeout(call.deadline - time.time())
-        try:
-            async with limit:
-                reply = await self._respond(call)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise DeadlineExceeded(f"{call.subject} was not done by its deadline") from None
-        call.finish(reply)
+        call.finish(await self._respond(call))
 
     def _ended(self, call: Call) -> None:
         self._forget(call)
@@ -540,6 +537,47 @@ class _Pool:
         running = self._bus._running  # pyright: ignore[reportPrivateUsage]
         if running.get(call.task) is call:
             del running[call.task]
+        self._bus._deadlines.discard(call)  # pyright: ignore[reportPrivateUsage]
+
+
+class _Deadlines:
+    """Ends calls that are not done by their deadline: one timer for all, set anew when it fires.
+
+    A timeout of its own would cost each call as much as taking it in.
+    """
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._due = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: Call) -> None:
+        self._calls.add(call)
+        if call.deadline is not None and call.deadline < self._due:
+            self._set(call.deadline)
+
+    def discard(self, call: Call) -> None:
+        self._calls.discard(call)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self, due: float) -> None:
+        self.close()
+        self._due = due
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, due - time.time()), self._check)
+
+    def _check(self) -> None:
+        now = time.time()
+        self._timer, self._due = None, math.inf
+        for call in list(self._calls):
+            if call.deadline is not None and call.deadline <= now:
+                self._calls.discard(call)
+                call.stop(DeadlineExceeded(f"{call.subject} was not done by its deadline"))
+        if self._calls:
+            self._set(min(call.deadline or math.inf for call in self._calls))
 
 
 class _Losses:

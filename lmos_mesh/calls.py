@@ -60,9 +60,9 @@ class Call:
         "_transport",
         "as_json",
         "begun",
-        "cancelled_by",
         "deadline",
         "done",
+        "ended_by",
         "headers",
         "hops",
         "notes",
@@ -95,7 +95,7 @@ class Call:
         self.deadline: float | None = None
         self.hops = 0
         self.runner: asyncio.Task[None] | None = None
-        self.cancelled_by = ""
+        self.ended_by: MeshError | None = None
         self.notes: dict[str, str] = {}
 
     def read_headers(self) -> None:
@@ -118,8 +118,8 @@ class Call:
         """Tell a streaming caller, before any work, who has its request."""
         if self.streaming:
             self._frame("ack", {"task": self.task, "instance": instance})
+            self._last_sent = time.monotonic()
             loop = asyncio.get_running_loop()
-            self._last_sent = loop.time()
             self._keep_alive = loop.call_later(KEEP_ALIVE_S, self._keep_caller)
 
     async def send(self, kind: str, body: Any) -> None:
@@ -169,12 +169,16 @@ class Call:
 
     def cancel(self, reason: str) -> None:
         """Stop the work; whoever still listens is told why."""
+        self.stop(Cancelled(reason))
+
+    def stop(self, error: MeshError) -> None:
+        """Stop the work, which ends with this error."""
         if self.done:
             return
-        self.cancelled_by = reason
+        self.ended_by = error
         if self.runner is None:
             with suppress(MeshError):
-                self.fail(Cancelled(reason))
+                self.fail(error)
         elif self.begun:
             # Before that it would end without a word; the runner looks when it begins.
             self.runner.cancel()
@@ -193,18 +197,14 @@ class Call:
         # Only now: a frame that was refused leaves no gap.
         self._seq += 1
         if self._keep_alive is not None:
-            self._last_sent = self._keep_alive_clock()
-
-    @staticmethod
-    def _keep_alive_clock() -> float:
-        return asyncio.get_running_loop().time()
+            self._last_sent = time.monotonic()
 
     def _keep_caller(self) -> None:
         """A silent stream says that it lives, so that the caller's idle deadline means death."""
         if self.done:
             return
         loop = asyncio.get_running_loop()
-        silent_s = loop.time() - self._last_sent
+        silent_s = time.monotonic() - self._last_sent
         if silent_s >= KEEP_ALIVE_S:
             self._frame("status", {"state": "working"}, reply=self._caller_check())
             silent_s = 0.0
