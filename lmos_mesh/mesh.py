@@ -9,13 +9,13 @@ async with Mesh.connect("nats://127.0.0.1:4222") as mesh:
 """
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from lmos_mesh import subjects
+from lmos_mesh import codec, subjects
 from lmos_mesh.bus import Bus, new_instance
-from lmos_mesh.errors import InstanceLost, StreamBroken
+from lmos_mesh.errors import InstanceLost, MeshError, StreamBroken
 from lmos_mesh.messages import (
     CONVERSE,
     FIND_THINGS,
@@ -25,7 +25,7 @@ from lmos_mesh.messages import (
     FoundThing,
 )
 from lmos_mesh.nats_transport import NatsTransport
-from lmos_mesh.reply_stream import Frame, Patience
+from lmos_mesh.reply_stream import Frame, Patience, ReplyStream
 from lmos_mesh.things import DEFAULT_TENANT
 
 _TRIES = 5
@@ -77,7 +77,7 @@ class Mesh:
         assert answer is not None, "a stream ends with `end` or an error"
         return answer
 
-    def converse(self, message: str, **more: Any) -> Any:
+    def converse(self, message: str, **more: Any) -> "AbstractAsyncContextManager[TurnStream]":
         """The answer in frames, as `converse` gives them."""
         return converse(self.bus, Converse(message=message, **more))
 
@@ -92,8 +92,9 @@ async def converse(
     request: Converse,
     *,
     tenant: str | None = None,
+    headers: Mapping[str, str] | None = None,
     patience: Patience | None = None,
-) -> AsyncGenerator[AsyncIterator[Frame]]:
+) -> "AsyncGenerator[TurnStream]":
     """A turn in frames, also when the runtime that carries it dies.
 
     Kinds: `ack`; `status`, whose `state` is `routed` once it is known who answers; `delta`, a
@@ -111,29 +112,80 @@ async def converse(
             or (f"c-{secrets.token_hex(8)}" if request.store else None),
         }
     )
-    subject_tenant = tenant or bus.tenant
-    frames = _frames(bus, named, subject_tenant, patience)
+    stream = TurnStream(bus, named, tenant=tenant, headers=headers, patience=patience)
     try:
-        yield frames
+        yield stream
     finally:
-        await frames.aclose()
+        stream.close()
 
 
-async def _frames(
-    bus: Bus, request: Converse, tenant: str, patience: Patience | None
-) -> AsyncGenerator[Frame]:
-    said = False
-    for tries in range(1, _TRIES + 1):
-        async with bus.stream(CONVERSE, request, tenant=tenant, patience=patience) as stream:
+class TurnStream:
+    """The frames of a turn. If its runtime dies, another one is asked for the same turn."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        request: Converse,
+        *,
+        tenant: str | None,
+        headers: Mapping[str, str] | None,
+        patience: Patience | None,
+    ) -> None:
+        self._bus = bus
+        self._request = request
+        self._payload = codec.encode(request)
+        self._subject = CONVERSE.subject(subjects.escape(tenant or bus.tenant))
+        self._headers = headers
+        self._patience = patience
+        self._stream: ReplyStream | None = None
+        self._tries = 0
+        self._said = False
+
+    @property
+    def waiting(self) -> int:
+        """How many frames are here already and have not been read."""
+        return self._stream.waiting if self._stream is not None else 0
+
+    def __aiter__(self) -> "TurnStream":
+        return self
+
+    async def __anext__(self) -> Frame:
+        while True:
+            stream = self._stream or await self._open()
             try:
-                async for frame in stream:
-                    said = (said or frame.kind == "delta") and frame.kind != "restart"
-                    yield frame
-                return
+                frame = await anext(stream)
             except (InstanceLost, StreamBroken) as error:
-                # Only if it was the runtime that died: of agents' deaths it has told us.
-                if not stream.broken or tries == _TRIES or (said and not request.restarts):
+                lost = stream.instance
+                if not self._may_repeat(stream):
                     raise
-                if said:
-                    said = False
-                    yield Frame(0, "restart", {"reason": str(error), "lost": stream.instance})
+                stream.close()
+                self._stream = None
+                if self._said:
+                    self._said = False
+                    return Frame(0, "restart", {"reason": str(error), "lost": lost})
+            else:
+                self._said = (self._said or frame.kind == "delta") and frame.kind != "restart"
+                return frame
+
+    async def _open(self) -> ReplyStream:
+        self._tries += 1
+        self._stream = await self._bus.open_stream(
+            self._subject, self._payload, headers=self._headers, patience=self._patience
+        )
+        return self._stream
+
+    def _may_repeat(self, stream: ReplyStream) -> bool:
+        """Only if it was the runtime that died: of agents' deaths it has told us."""
+        if not stream.broken or self._tries == _TRIES:
+            return False
+        return self._request.restarts or not self._said
+
+    def break_off(self, error: MeshError) -> None:
+        """End the stream with an error of the caller's side."""
+        if self._stream is not None:
+            self._stream.break_off(error)
+
+    def close(self) -> None:
+        """Leave; if the end has not come, the turn is called off."""
+        if self._stream is not None:
+            self._stream.close()

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from lmos_mesh.bus import Bus
 from lmos_mesh.endpoint import Endpoint, Message
 from lmos_mesh.errors import MeshError
-from lmos_mesh.messages import CONVERSE, Converse
-from lmos_mesh.reply_stream import Patience, ReplyStream
+from lmos_mesh.mesh import TurnStream, converse
+from lmos_mesh.messages import Converse
+from lmos_mesh.reply_stream import Patience
 from lmos_mesh_http.edge import trace_of
 
 RequestT = TypeVar("RequestT", bound=Message)
@@ -28,16 +29,16 @@ class Asker:
         self.bus = bus
         self._patience = Patience(first_s=FIRST_S, idle_s=IDLE_S, total_s=answer_timeout_s)
         self._bus_wait_s = bus_wait_s
-        self._running: set[ReplyStream] = set()
+        self._running: set[TurnStream] = set()
 
     @asynccontextmanager
     async def converse(
         self, request: Request, tenant: str, question: Converse
-    ) -> AsyncGenerator[ReplyStream]:
+    ) -> AsyncGenerator[TurnStream]:
         """The answer in frames; leaving the block before its end calls the work off."""
         await self._connected()
-        async with self.bus.stream(
-            CONVERSE, question, tenant=tenant, headers=trace_of(request), patience=self._patience
+        async with converse(
+            self.bus, question, tenant=tenant, headers=trace_of(request), patience=self._patience
         ) as stream:
             self._running.add(stream)
             try:

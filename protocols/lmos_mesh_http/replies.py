@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from lmos_mesh import codec
 from lmos_mesh.errors import MeshError, StreamBroken
+from lmos_mesh.mesh import TurnStream
 from lmos_mesh.messages import Answer, Converse
-from lmos_mesh.reply_stream import Frame, ReplyStream
+from lmos_mesh.reply_stream import Frame
 from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.edge import request_id_of
@@ -136,7 +137,7 @@ class AnswerAsItComes(Conversing):
             self._said.append(self._events.failed(error))
             await self._write(send, last=True)
 
-    async def _tell_frames(self, stream: ReplyStream, send: Send) -> None:
+    async def _tell_frames(self, stream: TurnStream, send: Send) -> None:
         said = self._said
         size = 0
         async for frame in stream:
