@@ -2,7 +2,9 @@
 
 import os
 import socket
+import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from lmos_mesh.errors import SettingsError
@@ -10,28 +12,55 @@ from lmos_mesh.errors import SettingsError
 _TRIED = 100
 
 
-def choose_port(host: str, given: int | None, *, first: int, what: str) -> int:
+@dataclass(slots=True)
+class ClaimedPort:
+    """A port that other meshes leave alone from now on, although nobody listens there yet."""
+
+    number: int
+    _claim: socket.socket
+
+    def release(self) -> None:
+        """Let others have it; a process that ends does so by itself."""
+        self._claim.close()
+
+
+def claim_port(host: str, given: int | None, *, first: int, what: str) -> ClaimedPort:
     """The given port, any free one for 0, or the first free one from `first` on.
 
     Raises:
         SettingsError: It is taken, or this user may not have it.
     """
     if given == 0:
-        return _any_port(host)
+        given = _any_port(host)
+    for port in range(first, first + _TRIED) if given is None else (given,):
+        if is_free(host, port) and (claim := _claim(port)):
+            return ClaimedPort(port, claim)
     if given is not None:
-        if not is_free(host, given):
-            raise SettingsError(
-                f"port {given} for {what} is taken{holder(given)}",
-                hint="give another one, or none to take the next free one",
-            )
-        return given
-    for port in range(first, first + _TRIED):
-        if is_free(host, port):
-            return port
+        raise SettingsError(
+            f"port {given} for {what} is taken{holder(given)}",
+            hint="give another one, or none to take the next free one",
+        )
     raise SettingsError(
         f"every port from {first} to {first + _TRIED - 1} of {host} is taken",
         hint=f"give one for {what}",
     )
+
+
+def _claim(port: int) -> socket.socket | None:
+    """Keep others who ask here from a port; None if one of them has it.
+
+    Whoever will listen does so seconds later, in a process of its own, and could not if the port
+    itself were held.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if sys.platform == "linux":
+        try:
+            # A name without a file: it is gone with the process, and nobody has to clean up.
+            claim.bind(f"\0lmos-mesh/port/{port}")
+        except OSError:
+            claim.close()
+            return None
+    return claim
 
 
 def is_free(host: str, port: int) -> bool:

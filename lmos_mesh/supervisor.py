@@ -25,6 +25,7 @@ from lmos_mesh.messages import ROUTER_STATUS, RouterState, RouterStatus
 from lmos_mesh.nats_config import Binary, ServerSettings
 from lmos_mesh.nats_server import NatsServer, find_binary
 from lmos_mesh.nats_transport import NatsTransport
+from lmos_mesh.ports import ClaimedPort
 from lmos_mesh.programs import Program, stopping_stages
 from lmos_mesh.restarts import Crashes
 from lmos_mesh.service import VERSION
@@ -133,7 +134,8 @@ class MeshPlan:
         settings: Those that all processes share.
         nats_url: A server that is there already; None starts one.
         nats_port: For the server to start; None takes 4222 or the next free one.
-        http_url: Where the HTTP adapter will answer; None without one.
+        http_port: The port that is kept for the HTTP adapter; None without one.
+        http_url: Where it will answer.
     """
 
     place: MeshPlace
@@ -141,6 +143,7 @@ class MeshPlan:
     settings: Settings
     nats_url: str | None = None
     nats_port: int | None = None
+    http_port: ClaimedPort | None = None
     http_url: str | None = None
 
 
@@ -209,6 +212,8 @@ class Supervisor:
                     process.end()
                 if self._nats is not None:
                     await self._nats.stop()
+                if self._plan.http_port is not None:
+                    self._plan.http_port.release()
 
     async def _start_nats(self) -> None:
         plan = self._plan

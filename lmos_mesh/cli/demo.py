@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
@@ -211,9 +212,11 @@ class _TourView(Terminal):
 
     def routed(self, decision: Decision) -> None:
         """See `View`."""
-        out().print(Text(f"{_INDENT}{in_short(decision)}", "green"))
-        for line in reasons(decision):
-            out().print(Text(f"{_INDENT}{line}", "dim"))
+        for line in (
+            Text(in_short(decision), "green"),
+            *(Text(one, "dim") for one in reasons(decision)),
+        ):
+            out().print(Padding(line, (0, 0, 0, len(_INDENT))))
 
 
 def reasons(decision: Decision) -> Sequence[str]:
@@ -230,9 +233,9 @@ def _next(record: MeshRecord) -> Text:
     http = record.http_url
     return Text.assemble(
         ("Now you, in a second terminal\n", "bold"),
-        '  lmos ask --why "where can I stay in Rome?"\n',
-        "  lmos chat\n",
-        "  lmos agents --watch\n",
+        f'  lmos ask --mesh {NAME} --why "where can I stay in Rome?"\n',
+        f"  lmos chat --mesh {NAME}\n",
+        f"  lmos agents --mesh {NAME} --watch\n",
         (f"  {http}/docs in a browser\n" if http else ""),
         ("Ctrl-C stops everything", "dim"),
     )

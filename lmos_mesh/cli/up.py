@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ from rich.text import Text
 from lmos_mesh.cli.screen import out, print_json
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.mesh_state import MeshPlace, MeshRecord, find_mesh, place_of
-from lmos_mesh.ports import choose_port
+from lmos_mesh.ports import claim_port
 from lmos_mesh.programs import Program, installed_programs, replicas_from
 from lmos_mesh.restarts import LOOPING_AFTER
 from lmos_mesh.service import VERSION
@@ -106,12 +107,12 @@ def plan_of(
             hint="give only one of them",
         )
     programs = installed_programs(replicas or {}, without=("http",) if no_http else ())
-    http_url = None
+    port, http_url = None, None
     if any(one.role == "http" for one in programs):
         host = os.environ.get("LMOS_HTTP_HOST") or HTTP_HOST
-        port = choose_port(host, _http_port(http_port), first=HTTP_PORT, what="HTTP")
-        http_url = f"http://{_reachable(host)}:{port}"
-        told = {"LMOS_HTTP_HOST": host, "LMOS_HTTP_PORT": str(port)}
+        port = claim_port(host, _http_port(http_port), first=HTTP_PORT, what="HTTP")
+        http_url = f"http://{_reachable(host)}:{port.number}"
+        told = {"LMOS_HTTP_HOST": host, "LMOS_HTTP_PORT": str(port.number)}
         programs = [
             Program(name=one.name, kind=one.kind, role=one.role, command=one.command, env=told)
             if one.role == "http"
@@ -124,6 +125,7 @@ def plan_of(
         settings=settings,
         nats_url=nats_url,
         nats_port=nats_port,
+        http_port=port,
         http_url=http_url,
     )
 
@@ -153,7 +155,11 @@ async def _supervise(
     def tell_all(event: Event) -> None:
         if isinstance(event, Stopping) and other is not None:
             other.cancel()
-        tell(event)
+        try:
+            tell(event)
+        except OSError:
+            # Nobody reads it any more: the terminal is closed, or the other end of the pipe.
+            _mute()
 
     supervisor = Supervisor(plan, tell_all)
     loop = asyncio.get_running_loop()
@@ -169,6 +175,14 @@ async def _supervise(
                 if other is not None:
                     other.cancel()
     return 130 if supervisor.killed else 0
+
+
+def _mute() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def down(*, name: str | None, as_json: bool) -> int:
@@ -330,10 +344,18 @@ class UpScreen:
 
     def _line(self, mark: str, style: str, text: str, more: str = "") -> None:
         at = f"{time.strftime('%H:%M:%S')} " if self._up else "  "
-        line = Text.assemble((at, "dim"), (f"{mark} ", style), text)
-        if more:
-            line.append(f"\n{' ' * (len(at) + 2)}{more}", "dim")
-        out().print(line)
+        lead = Text.assemble((at, "dim"), (f"{mark} ", style))
+        said = Text.assemble(text, (f"\n{more}" if more else "", "dim"))
+        if out().is_terminal:
+            row = Table.grid()
+            row.add_column(no_wrap=True)
+            row.add_column(overflow="fold")
+            row.add_row(lead, said)
+            out().print(row)
+        else:
+            out().print(Text.assemble(lead, text))
+            if more:
+                out().print(f"{' ' * (len(at) + 2)}{more}")
 
 
 def where(record: MeshRecord, encoder: str, took_s: float) -> Table:
@@ -381,9 +403,8 @@ def short(path: Path) -> str:
 
 def _stand_in(note: str) -> tuple[str, str]:
     return (
-        "the router has no embedding model: the hashing embedder stands in, which knows words "
-        "and not their meaning" + (f" ({note})" if note else ""),
-        "install the model: lmos models install, then start the mesh again",
+        "the hashing embedder stands in for the embedding model: it knows words, not their meaning",
+        f"{note or 'lmos models install'}; then start the mesh again",
     )
 
 

@@ -19,7 +19,7 @@ from lmos_mesh.mesh_state import (
     running_meshes,
     state_dir,
 )
-from lmos_mesh.ports import choose_port, is_free
+from lmos_mesh.ports import claim_port, is_free
 
 
 @pytest.fixture(autouse=True)
@@ -165,24 +165,39 @@ def test_a_state_directory_that_cannot_be_written_is_one_sentence(
     assert known_meshes() == []
 
 
+def number_of(given: int | None, *, first: int = 1) -> int:
+    claimed = claim_port("127.0.0.1", given, first=first, what="HTTP")
+    claimed.release()
+    return claimed.number
+
+
 def test_a_port_is_the_next_free_one_unless_given() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
         assert not is_free("127.0.0.1", port)
-        assert choose_port("127.0.0.1", None, first=port, what="HTTP") > port
+        assert number_of(None, first=port) > port
         with pytest.raises(SettingsError, match=f"port {port} for HTTP is taken by process"):
-            choose_port("127.0.0.1", port, first=1, what="HTTP")
-    assert choose_port("127.0.0.1", port, first=1, what="HTTP") == port
-    assert choose_port("127.0.0.1", 0, first=1, what="HTTP") > 1023
+            number_of(port)
+    assert number_of(port) == port
+    assert number_of(0) > 1023
+
+
+def test_a_port_that_a_mesh_has_chosen_is_left_alone_before_anybody_listens_there() -> None:
+    first = claim_port("127.0.0.1", 0, first=1, what="HTTP")
+
+    assert is_free("127.0.0.1", first.number), "its adapter can listen"
+    assert number_of(None, first=first.number) > first.number
+    first.release()
+    assert number_of(None, first=first.number) == first.number
 
 
 @pytest.mark.parametrize("port", [70_000, -1])
 def test_a_port_that_does_not_exist_is_one_sentence(port: int) -> None:
     with pytest.raises(SettingsError, match="port"):
-        choose_port("127.0.0.1", port, first=1, what="HTTP")
+        number_of(port)
 
 
 def test_a_host_that_is_not_this_machine_is_one_sentence() -> None:
     with pytest.raises(SettingsError, match=r"cannot listen on no\.such\.host"):
-        choose_port("no.such.host.invalid", 8420, first=1, what="HTTP")
+        claim_port("no.such.host.invalid", 8420, first=1, what="HTTP")

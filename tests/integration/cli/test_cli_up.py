@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterable
@@ -12,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmos_mesh.mesh_state import MeshPlace
+from lmos_mesh.mesh_state import MeshPlace, ProcessRecord
 from tests.conftest import StartServer
-from tests.integration.cli.conftest import LIGHT, Lmos, Mesh, StartLmos, StartMesh
+from tests.integration.cli.conftest import LIGHT, LMOS, Lmos, Mesh, StartLmos, StartMesh, environ_of
 
 
 def all_gone(processes: Iterable[psutil.Process], *, within_s: float) -> bool:
@@ -280,3 +281,35 @@ def test_the_logs_of_the_last_run_are_kept_beside_those_of_this_one(
     logs = home / "default" / "logs"
     assert (logs / "registry.log").read_text().count("registry is ready") == 1
     assert (logs / "registry.log.1").read_text().count("registry is ready") == 1
+
+
+def test_a_mesh_goes_on_when_nobody_reads_what_it_says_any_more(home: Path) -> None:
+    place = MeshPlace("default", home / "default")
+    with subprocess.Popen(
+        [*LMOS, "up", "--json", "--nats-port", "0", *LIGHT],
+        stdout=subprocess.PIPE,
+        env=environ_of(home),
+        text=True,
+    ) as up:
+        assert up.stdout is not None
+        assert any('"event": "up"' in line for line in up.stdout)
+        up.stdout.close()
+        before = registry_of(place)
+        assert before.pid is not None
+
+        os.kill(before.pid, signal.SIGKILL)
+        until = time.monotonic() + 20
+        while not (found := registry_of(place)).serving or found.pid == before.pid:
+            assert time.monotonic() < until, "the registry is not back"
+            time.sleep(0.1)
+        up.send_signal(signal.SIGTERM)
+
+        assert up.wait(20) == 0
+    assert found.pid is not None
+    assert not psutil.pid_exists(found.pid)
+
+
+def registry_of(place: MeshPlace) -> ProcessRecord:
+    record = place.read()
+    assert record is not None
+    return next(one for one in record.processes if one.name == "registry")
