@@ -66,13 +66,13 @@ clean:
 	@touch $@
 
 .venv/made:
-	$(if $(call tried,import sys; print(sys.version_info >= (3, 11))),,\
-		$(error lmos-mesh needs Python 3.11 or newer, and $(PYTHON) is $(or \
-		$(shell $(PYTHON) -V 2>/dev/null),no Python): name another, as in `make demo PYTHON=python3.12`))
-	$(if $(call tried,import ensurepip$(comma) venv; print(True)),,\
-		$(error $(PYTHON) has no venv to install into: on Debian and Ubuntu `apt install python3-venv` adds it))
+	$(if $(call tried,import sys; print(sys.version_info >= (3, 11))),,$(error $(too_old)))
+	$(if $(call tried,import ensurepip$(comma) venv; print(True)),,$(error $(no_venv)))
 	@$(PYTHON) -m venv $(if $(wildcard $(BIN)/python),,--clear) .venv
 	@touch $@
 
 comma := ,
 tried = $(filter True,$(shell $(PYTHON) -c '$(1)' 2>/dev/null))
+which = $(or $(shell $(PYTHON) -V 2>/dev/null),no Python)
+too_old = lmos-mesh needs Python 3.11 or newer, and $(PYTHON) is $(which): name another, as in `make demo PYTHON=python3.12`
+no_venv = $(PYTHON) has no venv to install into: on Debian and Ubuntu `apt install python3-venv` adds it
