@@ -70,9 +70,7 @@ def document() -> dict[str, Any]:
         "channels": channels,
         "operations": operations,
         "components": {
-            "parameters": {
-                "tenant": {"description": "Whose request it is.", "default": "demo"}
-            },
+            "parameters": {"tenant": {"description": "Whose request it is.", "default": "demo"}},
             "messages": named,
             "schemas": defined["$defs"],
         },

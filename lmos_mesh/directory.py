@@ -70,6 +70,7 @@ class Directory:
         self.membership = Membership()
         self._bus = bus
         self._listeners: list[Callable[[list[ThingKey]], None]] = []
+        self._mourners: list[Callable[[str, str], None]] = []
         self._stale = asyncio.Event()
         transport = bus.transport
         self._registry = _Feed(transport.key_value(REGISTRY), self._apply_entry, self._keep_entries)
@@ -78,6 +79,10 @@ class Directory:
     def on_change(self, listener: Callable[[list[ThingKey]], None]) -> None:
         """Have `listener` called with the Things that changed, joined, left or died."""
         self._listeners.append(listener)
+
+    def on_death(self, mourner: Callable[[str, str], None]) -> None:
+        """Have `mourner(tenant, instance)` called when a process dies before its lease ends."""
+        self._mourners.append(mourner)
 
     async def follow(self) -> None:
         """Read what is there and follow the changes from then on."""
@@ -133,13 +138,18 @@ class Directory:
         connection = connection_of(packet)
         if connection:
             for tenant, instance in self.membership.disconnect(connection):
-                self._tell(self.membership.end_lease(tenant, instance))
+                self._end(tenant, instance)
 
     def _on_loss(self, instance: str) -> None:
         """Somebody found it dead by asking."""
         for tenant, lease, _ in self.membership.leases():
             if lease.instance == instance:
-                self._tell(self.membership.end_lease(tenant, instance))
+                self._end(tenant, instance)
+
+    def _end(self, tenant: str, instance: str) -> None:
+        self._tell(self.membership.end_lease(tenant, instance))
+        for mourner in self._mourners:
+            mourner(tenant, instance)
 
     def _tell(self, changed: Iterable[ThingKey]) -> None:
         names = list(changed)

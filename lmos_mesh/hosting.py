@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -217,7 +218,11 @@ class _Hosted:
             id=self._id(bus),
             version=agent.version,
             description=agent.description or f"Agent {agent.name}",
-            metadata=synadia.metadata(*where) | {"lmos_instance": bus.instance},
+            metadata={
+                **synadia.metadata(*where),
+                "lmos_instance": bus.instance,
+                "host": socket.gethostname(),
+            },
             endpoints=(
                 micro.MicroEndpoint(
                     name="prompt",

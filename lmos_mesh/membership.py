@@ -256,6 +256,10 @@ class Membership:
             owner for owner, held in self._leases.items() if held.lease.connection == connection
         ]
 
+    def closed(self, connection: str) -> bool:
+        """Whether a connection is known to be closed."""
+        return connection in self._dead
+
     def end_lease(self, tenant: str, instance: str) -> list[ThingKey]:
         """A process is known to be dead before its lease says so."""
         return self._end((tenant, instance))

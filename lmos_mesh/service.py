@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -147,7 +148,7 @@ async def announce_service(
             id=bus.instance,
             version=VERSION,
             description=description,
-            metadata={"tenant": bus.tenant},
+            metadata={"tenant": bus.tenant, "host": socket.gethostname()},
             endpoints=tuple(
                 micro.MicroEndpoint(
                     name=operation,

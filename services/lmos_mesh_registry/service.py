@@ -13,7 +13,7 @@ from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.description import describe, description_faults, thing_of
-from lmos_mesh.directory import Directory, connection_of
+from lmos_mesh.directory import Directory
 from lmos_mesh.errors import (
     AgentNotFound,
     Conflict,
@@ -40,7 +40,6 @@ from lmos_mesh.semver import Version
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.settings import Settings
 from lmos_mesh.things import label_of, thing_from
-from lmos_mesh.transport import Packet
 from lmos_mesh_registry.catalog import find, shown
 from lmos_mesh_registry.foreign import ForeignAgents
 
@@ -76,9 +75,9 @@ class Registry:
         self._store = bus.transport.key_value(REGISTRY)
         self._leases = bus.transport.key_value(LEASES)
         self._directory = Directory(bus)
+        self._directory.on_death(self._on_death)
         await self._directory.follow()
         await audit.prepare(bus)
-        await bus.transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
         foreign = ForeignAgents(
             bus, self._directory.membership, self._settings.registry_foreign_tenant or bus.tenant
         )
@@ -210,21 +209,22 @@ class Registry:
                 return
             await asyncio.sleep(0.002)
 
-    def _on_disconnect(self, packet: Packet) -> None:
-        connection = connection_of(packet)
-        if connection:
-            self._bus.spawn(self._end_leases(connection), name="end-leases")
+    def _on_death(self, tenant: str, instance: str) -> None:
+        self._bus.spawn(self._end_lease(tenant, instance), name="end-lease")
 
-    async def _end_leases(self, connection: str) -> None:
-        """Remove the leases of a closed connection, for those who did not hear of it."""
+    async def _end_lease(self, tenant: str, instance: str) -> None:
+        """Remove the lease of a process that died, for those who did not hear of it."""
         try:
-            for entry in await self._leases.entries():
-                if json.loads(entry.value).get("connection") == connection:
-                    await self._leases.delete(entry.key, expected=entry.revision)
+            entry = await self._leases.get(subjects.key(tenant, instance))
+            if entry is None:
+                return
+            connection = json.loads(entry.value).get("connection", "")
+            if self._membership.closed(connection):
+                await self._leases.delete(entry.key, expected=entry.revision)
         except Conflict:
             pass  # another replica was first, or the process is back
         except MeshError as exc:
-            logger.warning("could not end the leases of %s: %s", connection, exc)
+            logger.warning("could not end the lease of %s: %s", instance, exc)
 
     async def _sweep(self) -> None:
         """Forget what nobody has served for long."""
