@@ -15,7 +15,7 @@ from typing import Any
 
 from lmos_mesh import codec, subjects
 from lmos_mesh.bus import Bus, new_instance
-from lmos_mesh.errors import InstanceLost, MeshError, StreamBroken
+from lmos_mesh.errors import DeadlineExceeded, InstanceLost, MeshError, StreamBroken
 from lmos_mesh.messages import (
     CONVERSE,
     FIND_THINGS,
@@ -154,9 +154,9 @@ class TurnStream:
             stream = self._stream or await self._open()
             try:
                 frame = await anext(stream)
-            except (InstanceLost, StreamBroken) as error:
+            except (InstanceLost, StreamBroken, DeadlineExceeded) as error:
                 lost = stream.instance
-                if not self._may_repeat(stream):
+                if not self._may_repeat(stream, error):
                     raise
                 stream.close()
                 self._stream = None
@@ -174,10 +174,15 @@ class TurnStream:
         )
         return self._stream
 
-    def _may_repeat(self, stream: ReplyStream) -> bool:
+    def _may_repeat(self, stream: ReplyStream, error: MeshError) -> bool:
         """Only if it was the runtime that died: of agents' deaths it has told us."""
-        if not stream.broken or self._tries == _TRIES:
+        if stream.complete or self._tries == _TRIES:
             return False
+        if isinstance(error, DeadlineExceeded):
+            # Without an ack it went to one that is frozen, and that the server soon cuts off.
+            patience = self._patience or Patience()
+            in_time = 2 * patience.first_s < patience.total_s
+            return not stream.instance and self._tries == 1 and in_time
         return self._request.restarts or not self._said
 
     def break_off(self, error: MeshError) -> None:

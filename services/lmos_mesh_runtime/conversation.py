@@ -147,6 +147,14 @@ def finish(record: Record, ended: Turn) -> tuple[Record, tuple[Turn, ...]]:
     )
 
 
+def all_turns(older: Sequence[Turn], record: Record) -> tuple[Turn, ...]:
+    """Every turn once, oldest first. A turn put aside twice, or put aside in vain, counts once."""
+    found = {one.turn: one for one in older}
+    for one in record.turns:
+        found.pop(one.turn, None)
+    return (*found.values(), *record.turns)
+
+
 def said_before(turns: Sequence[Turn]) -> tuple[Utterance, ...]:
     """What was said so far, oldest first, as much as may be sent along."""
     said: list[Utterance] = []

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 from pydantic import Field
 
@@ -56,6 +56,7 @@ from lmos_mesh_runtime.conversation import (
     Record,
     Running,
     Wait,
+    all_turns,
     answer_of,
     ask_back,
     begin,
@@ -66,6 +67,8 @@ from lmos_mesh_runtime.conversation import (
 )
 
 logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
 
 _POLL_S = 0.02
 _POLL_MOST_S = 0.25
@@ -162,17 +165,26 @@ class Runtime:
         try:
             answer, ended = await self._answer(request, call, turn, conversation, history)
         except asyncio.CancelledError:
-            await self._end_quietly(claimed, call, {"state": "cancelled"})
+            await self._see_through(self._end_quietly(claimed, call, {"state": "cancelled"}))
             raise
         except MeshError as error:
-            problem = error_of(error.problem())
-            await self._end_quietly(claimed, call, {"state": "failed", "error": problem})
+            await self._see_through(self._end_failed(claimed, call, error))
             raise
         except Exception:
-            await self._end_quietly(claimed, call, {"state": "failed"})
+            await self._see_through(self._end_quietly(claimed, call, {"state": "failed"}))
             raise
-        await self._end(claimed, call.tenant, ended)
+        failure = await self._see_through(self._end_answered(claimed, call, ended))
+        if failure is not None:
+            raise failure
         return answer
+
+    async def _see_through(self, work: Coroutine[Any, Any, ResultT]) -> ResultT | None:
+        """Have it done to its end, also if the turn is called off meanwhile.
+
+        A turn that is begun in the store and not ended there keeps the next one waiting.
+        """
+        task = self._bus.spawn(work)
+        return None if task is None else cast("ResultT", await asyncio.shield(task))
 
     async def _answer(
         self,
@@ -319,16 +331,12 @@ class Runtime:
             if isinstance(outcome, Again):
                 return outcome.turn
             if isinstance(outcome, Begin):
-                try:
-                    revision = await self._store.put(
-                        key,
-                        outcome.record.model_dump_json().encode(),
-                        expected=stored.revision if stored else 0,
-                    )
-                    return _Held(key, outcome.record, revision, turn)
-                except Conflict:
-                    stored = await self._store.get(key)
-                    continue
+                expected = stored.revision if stored else 0
+                held = await self._begin(_Held(key, outcome.record, expected, turn), call)
+                if held is not None:
+                    return held
+                stored = await self._store.get(key)
+                continue
             if self._clock() + wait_s >= until - 0.05:
                 raise Conflict(
                     f"conversation {conversation!r} is still answering turn "
@@ -340,6 +348,38 @@ class Runtime:
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 1.5, _POLL_MOST_S)
             stored = await self._store.get(key)
+
+    async def _begin(self, held: _Held, call: Call) -> _Held | None:
+        """Store that the turn runs, in place of revision `held.revision`; None if it has changed.
+
+        If it is called off at that moment it is stored or not; once that is known, it is ended.
+        """
+        storing = self._bus.spawn(self._store_begin(held))
+        if storing is None:
+            raise Unavailable(f"instance {self._bus.instance!r} is stopping", hint="try again")
+        try:
+            outcome = await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            self._bus.spawn(self._end_begun(storing, call))
+            raise
+        if isinstance(outcome, Conflict):
+            return None
+        if isinstance(outcome, MeshError):
+            raise outcome
+        return cast("_Held", outcome)
+
+    async def _store_begin(self, held: _Held) -> _Held | MeshError:
+        try:
+            value = held.record.model_dump_json().encode()
+            revision = await self._store.put(held.key, value, expected=held.revision)
+        except MeshError as error:
+            return error
+        return replace(held, revision=revision)
+
+    async def _end_begun(self, storing: "asyncio.Task[_Held | MeshError]", call: Call) -> None:
+        outcome = await storing
+        if isinstance(outcome, _Held):
+            await self._end_quietly(outcome, call, {"state": "cancelled"})
 
     async def _if_dead(self, waiting: Wait) -> str:
         """The holder of the running turn, if nobody answers for it any more."""
@@ -363,7 +403,8 @@ class Runtime:
             await self._history.append(
                 history_of(tenant, record.conversation),
                 one.model_dump_json().encode(),
-                message_id=f"{held.key}.{one.turn}",
+                # A conversation may be forgotten and begin anew with the same ids.
+                message_id=f"{held.key}.{held.revision}.{one.turn}",
             )
         value = record.model_dump_json().encode()
         for wait_s in (*_STORE_AGAIN_S, None):
@@ -371,6 +412,8 @@ class Runtime:
                 await self._store.put(held.key, value, expected=held.revision)
             except Conflict:
                 logger.info("conversation %s changed while it was answered", record.conversation)
+                if evicted:
+                    await self._take_back(held.key, tenant, record.conversation)
             except Unavailable:
                 # Until it is stored the turn counts as running, and the next one waits for it.
                 if wait_s is None:
@@ -378,6 +421,25 @@ class Runtime:
                 await asyncio.sleep(wait_s)
                 continue
             return
+
+    async def _take_back(self, key: str, tenant: str, conversation: str) -> None:
+        """Erase what was put aside for a conversation that was forgotten meanwhile."""
+        stored = await self._store.get(key)
+        if stored is None or not Record.model_validate_json(stored.value).archived:
+            await self._history.erase(history_of(tenant, conversation))
+
+    async def _end_answered(self, held: _Held, call: Call, ended: Turn) -> MeshError | None:
+        try:
+            await self._end(held, call.tenant, ended)
+        except MeshError as error:
+            # Too large to be kept, most likely.
+            await self._end_failed(held, call, error)
+            return error
+        return None
+
+    async def _end_failed(self, held: _Held, call: Call, error: MeshError) -> None:
+        problem = error_of(error.problem())
+        await self._end_quietly(held, call, {"state": "failed", "error": problem})
 
     async def _end_quietly(self, held: _Held, call: Call, outcome: dict[str, Any]) -> None:
         """Store an end that is not the caller's concern."""
@@ -405,7 +467,7 @@ class Runtime:
         return Conversation(
             conversation=record.conversation,
             channel=record.channel,
-            turns=(*older, *record.turns),
+            turns=all_turns(older, record),
         )
 
     async def cancel(self, request: CancelTurn, call: Call) -> TurnCancelled:
@@ -436,9 +498,9 @@ class Runtime:
             NotFound: There is none of that id.
         """
         _, key = await self._known(request.conversation, call)
+        # In this order, so that it can be repeated if the store fails between the two.
+        await self._history.erase(history_of(call.tenant, request.conversation))
         await self._store.delete(key)
-        subject = history_of(call.tenant, request.conversation)
-        await self._history.erase(subject)
         return ConversationForgotten(conversation=request.conversation)
 
     async def _known(self, conversation: str, call: Call) -> tuple[Record, str]:

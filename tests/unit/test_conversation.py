@@ -16,6 +16,7 @@ from lmos_mesh_runtime.conversation import (
     Record,
     Running,
     Wait,
+    all_turns,
     answer_of,
     ask_back,
     begin,
@@ -191,6 +192,16 @@ def test_the_last_turn_stays_however_large_it_is() -> None:
     record = after(begun(record, "t2"), answer="x" * WINDOW_BYTES)
 
     assert [one.turn for one in record.turns] == ["t2"]
+
+
+def test_a_turn_that_was_put_aside_twice_or_in_vain_is_read_once() -> None:
+    record = after(begun(None, "t3"))
+    older = [turn("t1"), turn("t2"), turn("t1", answer="again"), turn("t3")]
+
+    turns = all_turns(older, record)
+
+    assert [one.turn for one in turns] == ["t1", "t2", "t3"]
+    assert turns[-1].answer == "answer"
 
 
 # -- what is told of it --
