@@ -8,11 +8,14 @@ import itertools
 import os
 import secrets
 import signal
+import sys
+import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import pytest
 
 from lmos_mesh import subjects
@@ -115,6 +118,14 @@ class FrailServer(NatsServer):
     def freeze(self) -> None:
         """Let it do nothing, without closing anything."""
         os.kill(self.pid, signal.SIGSTOP)
+        # Its threads stop one by one; one that runs on for a moment could still answer.
+        ids = [self.pid]
+        if sys.platform == "linux":
+            ids = [thread.id for thread in psutil.Process(self.pid).threads()]
+        until = time.monotonic() + 5
+        while any(psutil.Process(one).status() != psutil.STATUS_STOPPED for one in ids):
+            assert time.monotonic() < until, "the server does not stop"
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let it go on."""
