@@ -216,7 +216,7 @@ class _TourView(Terminal):
             Text(in_short(decision), "green"),
             *(Text(one, "dim") for one in reasons(decision)),
         ):
-            out().print(Padding(line, (0, 0, 0, len(_INDENT))))
+            out().print(Padding.indent(line, len(_INDENT)))
 
 
 def reasons(decision: Decision) -> Sequence[str]:
