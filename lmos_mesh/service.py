@@ -88,6 +88,7 @@ async def _run_until_signalled(service: Service, settings: Settings, *, name: st
         failure: MeshError | None = None
         try:
             async with Bus(transport, tenant=settings.tenant, instance=instance) as bus:
+                bus.on_drain = stop.set
                 await supervise(
                     service,
                     bus,

@@ -11,8 +11,7 @@ import msgpack  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 from pydantic import Field
 
-from lmos_mesh import bus as bus_module
-from lmos_mesh import calls, subjects
+from lmos_mesh import calls, dispatch, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.codec import decode_value, encode_value
@@ -779,7 +778,7 @@ async def test_a_call_that_is_called_off_before_it_has_begun_is_answered(mesh: M
     async with mesh.bus("caller") as caller, mesh.bus("worker") as worker:
         gate = Gate()
         await worker.respond(f"lmos.{mesh.tenant}.work", gate)
-        running = worker._running  # pyright: ignore[reportPrivateUsage]
+        running = worker._duties.running  # pyright: ignore[reportPrivateUsage]
         take = worker._pools[-1].on_packet  # pyright: ignore[reportPrivateUsage]
 
         def take_and_cancel(packet: Packet) -> None:
@@ -819,7 +818,7 @@ async def test_an_error_in_the_block_ends_the_bus_and_is_not_hidden(mesh: Mesh) 
 async def test_names_that_somebody_makes_up_do_not_fill_the_memory(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "_TALLIES", 10)
+    monkeypatch.setattr(dispatch, "_TALLIES", 10)
     async with mesh.bus("caller") as caller, mesh.bus("oracle") as oracle:
         await serve(oracle)
         for number in range(20):
@@ -827,7 +826,7 @@ async def test_names_that_somebody_makes_up_do_not_fill_the_memory(
             with pytest.raises(NotFound):
                 await caller.call(endpoint, Question(text=""))
 
-        assert len(oracle._tallies) <= 10  # pyright: ignore[reportPrivateUsage]
+        assert len(oracle._duties._tallies) <= 10  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_an_instance_tells_its_status_and_how_much_it_does(mesh: Mesh) -> None:
