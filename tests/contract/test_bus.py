@@ -840,7 +840,7 @@ async def test_an_instance_tells_its_status_and_how_much_it_does(mesh: Mesh) -> 
             told = await caller.request(status, b"{}")
             assert json.loads(told.payload) == {"instance": "busy", "in_flight": 1}
             gate.open.set()
-        with pytest.raises(NotFound, match="it has status and cancel"):
+        with pytest.raises(NotFound, match="it has status, cancel and drain"):
             await caller.request(subjects.instance(mesh.tenant, "busy", "dance"), b"")
 
 
