@@ -1,6 +1,7 @@
 """Every process answers as a NATS micro service, as ADR-32 has it."""
 
 import json
+import socket
 import re
 from typing import Any
 
@@ -107,4 +108,4 @@ async def test_a_service_of_the_mesh_counts_its_calls(memory_mesh: MemoryMesh) -
     stats: dict[str, Any] = json.loads(packet.payload)
     counted = {one["name"]: one["num_requests"] for one in stats["endpoints"]}
     assert counted == {"decide": 2, "embed": 0}
-    assert stats["metadata"] == {"tenant": memory_mesh.tenant}
+    assert stats["metadata"] == {"tenant": memory_mesh.tenant, "host": socket.gethostname()}
