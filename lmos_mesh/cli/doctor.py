@@ -257,6 +257,7 @@ async def _on_bus(url: str, mesh: str | None) -> list[Finding]:
 
 
 async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
+    here = any(record.nats_url == url for record in running_meshes())
     yield await _jetstream(bus)
     yield await _disconnects(bus, url)
     answering = await _pinged(bus)
@@ -269,7 +270,7 @@ async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
                 check=role,
                 verdict="note" if role in roles_of(PROTOCOLS) else "broken",
                 said="does not answer on the bus",
-                remedy=f"lmos logs {role}",
+                remedy=f"lmos logs {role}" if here else "start it, for instance with `lmos up`",
             )
     if answering.get("lmos-router"):
         yield await _router(bus)
@@ -285,10 +286,11 @@ async def _jetstream(bus: Bus) -> Finding:
         if error := answer.get("error"):
             raise NotFound(str(error.get("description", error)))
     except (MeshError, ValueError) as exc:
+        why = f": {exc.message}" if isinstance(exc, NotFound) else ""
         return Finding(
             check="JetStream",
             verdict="broken",
-            said=f"is not there: {exc}",
+            said=f"this server has none{why}",
             remedy="start the server with JetStream: nats-server -js",
         )
     return Finding(check="JetStream", verdict="fine", said=said)
