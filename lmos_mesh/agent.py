@@ -135,6 +135,9 @@ class Agent:
         tenants: Whom it serves besides its own tenant.
         concurrency: How many requests one instance answers at a time.
         metadata: Further facts for its Description, as `lmos:metadata`.
+
+    Attributes:
+        in_threads: One object for each plain function that is running now.
     """
 
     def __init__(
@@ -159,6 +162,7 @@ class Agent:
         self.tenants = tuple(tenants)
         self.concurrency = concurrency
         self.metadata = dict(metadata or {})
+        self.in_threads: set[object] = set()
         self._actions: list[Action] = []
         self._threads: ThreadPoolExecutor | None = None
 
@@ -348,13 +352,13 @@ class Action:
             result = await function(**arguments)
         else:
             try:
-                result = await _in_thread(agent.threads, lambda: function(**arguments))
+                result = await _in_thread(agent, lambda: function(**arguments))
             except asyncio.CancelledError:
                 context.cancel()
                 raise
         if inspect.isgenerator(result):
             pieces = cast("Generator[Any, Any, Any]", result)
-            return await _say_all(_in_threads(pieces, agent.threads, context), context)
+            return await _say_all(_in_threads(agent, pieces, context), context)
         if inspect.isasyncgen(result):
             return await _say_all(result, context)
         if isinstance(result, str):
@@ -393,26 +397,30 @@ async def _say_all(pieces: AsyncIterator[Any], context: Context) -> str:
     return context.output()
 
 
-async def _in_thread(threads: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:
+async def _in_thread(agent: Agent, work: Callable[[], Any]) -> Any:
     """Run it in a thread that knows which call it answers, so that its logs say so."""
     here = contextvars.copy_context()
+    mark = object()
 
     def run() -> Any:
+        agent.in_threads.add(mark)
         try:
             return here.run(work)
         except StopIteration as exc:
             # A future does not take this one: whoever waits for it would wait for ever.
             raise RuntimeError("raised StopIteration") from exc
+        finally:
+            agent.in_threads.discard(mark)
 
-    return await asyncio.get_running_loop().run_in_executor(threads, run)
+    return await asyncio.get_running_loop().run_in_executor(agent.threads, run)
 
 
 async def _in_threads(
-    pieces: "Generator[Any, Any, Any]", threads: ThreadPoolExecutor, context: Context
+    agent: Agent, pieces: "Generator[Any, Any, Any]", context: Context
 ) -> AsyncIterator[Any]:
     end = object()
     try:
-        while (piece := await _in_thread(threads, lambda: next(pieces, end))) is not end:
+        while (piece := await _in_thread(agent, lambda: next(pieces, end))) is not end:
             yield piece
     except (asyncio.CancelledError, GeneratorExit):
         context.cancel()

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -60,6 +62,12 @@ def run_agents(agents: Sequence[Agent]) -> None:
     """Serve agents as this process until it is told to stop."""
     name = agents[0].name if agents else "agents"
     run_service(name or "agent", AgentSettings, lambda settings: AgentHost(agents, settings))
+    if hanging := sum(len(agent.in_threads) for agent in agents):
+        # A thread cannot be stopped, and the interpreter would wait for it.
+        logger.warning("%d functions are still running in threads; leaving without them", hanging)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 class AgentHost:
