@@ -4,22 +4,27 @@ python benchmarks/contenders.py --quick       # shows that every peer works here
 """
 
 import json
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from display import said_by, table
 from figures import Report, figure
 from harness import (
+    HERE,
     Settings,
     Stage,
     conditions,
     free_port,
     nats_server,
+    our_command,
     peer_command,
     peers_installed,
     run_stage,
     server,
+    with_environment,
 )
+from our_mesh import our_mesh
 
 # Which bare processes each kind of work needs.
 RAW_ROLES = {
@@ -61,6 +66,57 @@ def a2a(loop: str = "uvloop") -> Generator[Stage]:
     port = ["--port", str(free_port()), "--loop", loop]
     with server("a2a", peer_command("a2a", "a2a_server", *port)) as running:
         yield Stage(pids={"a2a": running.pid}, load=peer_command("a2a", "a2a_load", *port))
+
+
+@contextmanager
+def our_bus(mode: str, loop: str = "uvloop") -> Generator[Stage]:
+    """Our bus, for `echo` and `stream`: one responder in a queue group."""
+    with ExitStack() as stack:
+        nats = stack.enter_context(nats_server())
+        options = ["--nats-url", nats.said["url"], "--loop", loop]
+        running = stack.enter_context(server("lmos-mesh", our_command("bus_server", *options)))
+        yield Stage(
+            pids={"nats-server": nats.pid, "responder": running.pid},
+            load=our_command("bus_load", *options, "--mode", mode),
+        )
+
+
+@contextmanager
+def our_turn(mode: str, loop: str = "uvloop") -> Generator[Stage]:
+    """A whole mesh of ours, asked on the bus; see `ours/turn_load.py` for the modes."""
+    with our_mesh() as mesh:
+        options = ["--nats-url", mesh.url, "--loop", loop, "--mode", mode]
+        yield Stage(pids=mesh.pids, load=our_command("turn_load", *options))
+
+
+# How our HTTP adapter is asked. LMOS keeps every conversation, OpenAI's clients keep their own.
+HTTP_FORMS = {
+    "stored": [
+        *("--url", "{base}/apis/v1/demo/chat/{ask}/message"),
+        *("--header", "x-turn-id: {ask}"),
+        *("--body", '{"inputContext":{"messages":[{"role":"user","content":"{question}"}]}}'),
+        *("--event", "delta", "--text-at", "content", "--last", "end"),
+    ],
+    "unstored": [
+        *("--url", "{base}/v1/chat/completions"),
+        "--body",
+        '{"model":"auto","stream":true,"messages":[{"role":"user","content":"{question}"}]}',
+        *("--text-at", "choices.0.delta.content", "--done", "[DONE]"),
+    ],
+}
+
+
+@contextmanager
+def our_http_turn(mode: str, loop: str = "uvloop") -> Generator[Stage]:
+    """A whole mesh of ours, asked over HTTP: by LMOS's contract (stored) or OpenAI's."""
+    with our_mesh(http=True) as mesh:
+        options = [part.replace("{base}", mesh.http) for part in HTTP_FORMS[mode]]
+        accept = ["--header", "accept: text/event-stream", "--loop", loop]
+        command = [sys.executable, str(HERE / "http_load.py"), "--name", f"http {mode}"]
+        yield Stage(
+            pids=mesh.pids,
+            load=[*with_environment(command, PYTHONPATH=str(HERE / "peers")), *options, *accept],
+        )
 
 
 @contextmanager

@@ -6,10 +6,11 @@
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from figures import Report, Spread, short
+from figures import Aim, Report, Spread, short
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,7 +22,7 @@ def said_by(reports: Iterable[Report]) -> list[tuple[str, str, str, str]]:
             str(report["peer"]),
             str(report["codec"]),
             str(report["loop"]),
-            ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+            versions_of(report["versions"]),
         )
         for report in reports
     ]
@@ -43,6 +44,28 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _cell(value: object) -> str:
     return short(value) if isinstance(value, float) else str(value)
+
+
+def show_conditions(found: Mapping[str, Any]) -> None:
+    """Print under which conditions was measured."""
+    for name, value in found.items():
+        print(f"{name:<13} {versions_of(value) if name == 'versions' else value}")
+    if found.get("quick"):
+        print("a smoke run: it shows that all of it runs, and its figures compare nothing")
+    print()
+
+
+def versions_of(versions: Mapping[str, Any]) -> str:
+    """Distributions and their versions in one line."""
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def show_aims(aims: Sequence[Aim]) -> list[dict[str, Any]]:
+    """Print which aims are met; what of it is kept beside the figures."""
+    print("\naims (medians over the rounds, ranges in brackets)")
+    for aim in aims:
+        print(f"  {aim}")
+    return [{**asdict(aim), "met": aim.met} for aim in aims]
 
 
 def save(name: str, results: Mapping[str, Any]) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+
 Report = Mapping[str, Any]
 """What a load program printed; see `peers.closed_loop.report`."""
 
@@ -24,6 +26,8 @@ class Spread:
     def __str__(self) -> str:
         if math.isnan(self.median):
             return "-"
+        if self.low == self.high:
+            return short(self.median)
         return f"{short(self.median)} ({short(self.low)} to {short(self.high)})"
 
 
@@ -60,6 +64,14 @@ def ratios(rounds: Sequence[Round], name: str, to: str, cell: str, measure: str)
     )
 
 
+def differences(rounds: Sequence[Round], name: str, to: str, cell: str, measure: str) -> Spread:
+    """What a contender adds to another: the difference within each round, over all rounds."""
+    return spread(
+        figure(reports[name], cell, measure) - figure(reports[to], cell, measure)
+        for reports in rounds
+    )
+
+
 def _ratio(value: float, reference: float) -> float:
     return value / reference if reference else math.nan
 
@@ -69,3 +81,35 @@ def short(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """What a figure should be. Printed, never asserted: machines differ.
+
+    Args:
+        said: What is measured.
+        measured: Over all rounds; the median counts.
+        limit: What it should at most, or at least, be.
+        at_least: Whether more is better.
+        unit: What it is counted in.
+    """
+
+    said: str
+    measured: Spread
+    limit: float
+    at_least: bool = False
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the median is within the limit; not if nothing was measured."""
+        if self.at_least:
+            return self.measured.median >= self.limit
+        return self.measured.median <= self.limit
+
+    def __str__(self) -> str:
+        bound = "at least" if self.at_least else "at most"
+        mark = "\N{CHECK MARK}" if self.met else "\N{BALLOT X}"
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{mark} {self.said}: {self.measured}{unit}; aim: {bound} {short(self.limit)}{unit}"

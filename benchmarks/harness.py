@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from figures import Report, Round, rotated
 from peers.setup import REQUIREMENTS, python_of
@@ -49,10 +49,12 @@ class Settings:
     plots: bool = True
 
     @classmethod
-    def from_command_line(cls, description: str) -> "Settings":
+    def from_command_line(cls, description: str, usual: "Settings | None" = None) -> "Settings":
         """The settings that the command line asks for; `--quick` only shows that all of it runs."""
-        usual = cls()
-        parser = argparse.ArgumentParser(description=description)
+        usual = usual or cls()
+        parser = argparse.ArgumentParser(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         parser.add_argument("--rounds", type=int, help=f"default {usual.rounds}")
         parser.add_argument("--calls", type=int, help=f"a cell, default {usual.calls}")
         parser.add_argument("--seconds", type=float, help=f"a cell, default {usual.seconds}")
@@ -86,6 +88,21 @@ def peer_command(peer: str, program: str, *options: str) -> list[str]:
     return [str(python), str(HERE / "peers" / f"{program}.py"), *options]
 
 
+def our_command(program: str, *options: str, **environment: str) -> list[str]:
+    """The command that runs one of our own programs, in this interpreter's environment."""
+    return with_environment(
+        [sys.executable, str(HERE / "ours" / f"{program}.py"), *options],
+        # What all load and server programs share lies with the peers.
+        PYTHONPATH=str(HERE / "peers"),
+        **environment,
+    )
+
+
+def with_environment(command: Sequence[str], **environment: str) -> list[str]:
+    """The command with environment variables; the process is still that of the program."""
+    return ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
+
+
 @contextmanager
 def server(name: str, command: Sequence[str], *, timeout_s: float = 30.0) -> Generator[Running]:
     """Run a server program from its READY line until the block is left.
@@ -95,18 +112,37 @@ def server(name: str, command: Sequence[str], *, timeout_s: float = 30.0) -> Gen
         command: Its command; it prints one line of JSON with `"event": "READY"` when it serves.
         timeout_s: How long that may take.
     """
+    with process(name, command) as started:
+        line = _first_line(started.popen, timeout_s)
+        if b'"READY"' not in line:
+            give_up(f"{name} did not become ready: {started.complaints() or repr(line)}")
+        yield Running(name=name, pid=started.popen.pid, said=json.loads(line))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A process of ours, ready or not."""
+
+    popen: "subprocess.Popen[bytes]"
+    errors: IO[bytes]
+
+    def complaints(self) -> str:
+        """The end of what it wrote to standard error."""
+        self.errors.seek(0)
+        return self.errors.read().decode(errors="replace")[-2000:]
+
+
+@contextmanager
+def process(name: str, command: Sequence[str]) -> Generator[Started]:
+    """Run a program until the block is left."""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
+        popen = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, preexec_fn=_die_with_parent
         )
         try:
-            line = _first_line(process, timeout_s)
-            if b'"READY"' not in line:
-                errors.seek(0)
-                give_up(f"{name} did not become ready: {errors.read().decode()[-2000:] or line!r}")
-            yield Running(name=name, pid=process.pid, said=json.loads(line))
+            yield Started(popen=popen, errors=errors)
         finally:
-            _stop(process)
+            _stop(popen)
 
 
 @contextmanager
@@ -283,7 +319,7 @@ def run_rounds(contenders: Mapping[str, Callable[[], Report]], rounds: int) -> l
     for turn in range(rounds):
         reports: dict[str, Report] = {}
         for name in rotated(list(contenders), turn):
-            print(f"round {turn + 1}/{rounds} {name:<24} load {os.getloadavg()[0]:.1f}", flush=True)
+            print(f"round {turn + 1}/{rounds} {name:<36} load {os.getloadavg()[0]:.1f}", flush=True)
             reports[name] = contenders[name]()
         done.append(reports)
     return done

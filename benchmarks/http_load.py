@@ -35,6 +35,7 @@ class Form:
         text_at: Path of the text in an event's data, dots between; an event without it has none.
         event: Look only at events of this name; empty: at all of them.
         done: Data of the event that must be the last one; empty: any.
+        last: Name of the event that must be the last one; empty: any.
     """
 
     url: str
@@ -43,6 +44,7 @@ class Form:
     text_at: str
     event: str = ""
     done: str = ""
+    last: str = ""
 
 
 def text_at(document: Any, path: Sequence[str]) -> str:
@@ -68,6 +70,8 @@ def answer_of(response: Response, form: Form) -> str:
     said = list(events(response.body))
     if form.done and (not said or said[-1][1] != form.done):
         raise WrongAnswer(f"the stream does not end with {form.done!r}: {response.body!r:.300}")
+    if form.last and (not said or said[-1][0] != form.last):
+        raise WrongAnswer(f"the last event is no {form.last!r}: {response.body!r:.300}")
     path = form.text_at.split(".")
     return "".join(
         text_at(json.loads(data), path)
@@ -119,6 +123,7 @@ async def load(options: argparse.Namespace) -> None:
         text_at=options.text_at,
         event=options.event,
         done=options.done,
+        last=options.last,
     )
     await report(options.name, options, turn(form), codec="JSON, SSE", packages=["uvloop"])
 
@@ -134,6 +139,7 @@ def main() -> None:
     parser.add_argument("--text-at", required=True, metavar="PATH")
     parser.add_argument("--event", default="", help="look only at events of this name")
     parser.add_argument("--done", default="", help="data that the last event must have")
+    parser.add_argument("--last", default="", help="name that the last event must have")
     options = parser.parse_args()
     run(options.loop, load(options))
 
