@@ -6,13 +6,14 @@ Work: one responder process in a queue group. A call carries a typed message of 
 back; a stream is 2,000 frames with 48 bytes of text. Both event loops are measured.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 from contenders import faststream, our_bus, raw_nats
 from display import plot, said_by, save, show_aims, show_conditions, table
 from figures import TIMES, Aim, Report, Round, figures, ratios
-from harness import Settings, conditions, run_rounds, run_stage
+from harness import Settings, Stage, conditions, run_rounds, run_stage
 from ours.wire import FRAME_OVERHEAD, Work
 from peers.work import FRAME_BYTES, message_fields
 
@@ -32,36 +33,31 @@ MEASURES = {
 
 PACKAGES = ("lmos-mesh", "nats-py", "pydantic", "ormsgpack", "uvloop")
 
-Contenders = Mapping[str, Callable[[], Report]]
+# Bare nats-py carries as many bytes as we do.
+RAW_BYTES = {
+    "echo": len(codec.encode(Work(**message_fields(0)))),
+    "stream": FRAME_BYTES + FRAME_OVERHEAD,
+}
 
 
-def calls(settings: Settings) -> Contenders:
-    """Who answers calls, by name and loop."""
-    size = str(len(codec.encode(Work(**message_fields(0)))))
-    make = {
-        RAW: lambda loop: raw_nats("echo", loop, "--bytes", size),
-        FASTSTREAM: partial(faststream, "echo"),
-        OURS: partial(our_bus, "echo"),
-    }
-    return {
-        f"{name}, {loop}": lambda stage=stage, loop=loop: run_stage(stage(loop), settings, CALLS)
-        for loop in LOOPS
-        for name, stage in make.items()
-    }
+def contenders(
+    names: Sequence[str], mode: str, settings: Settings, cells: Sequence[int]
+) -> dict[str, Callable[[], Report]]:
+    """Who does the work, by name and loop."""
+
+    def run(name: str, loop: str) -> Report:
+        return run_stage(stage_of(name, mode, loop), settings, cells)
+
+    return {f"{name}, {loop}": partial(run, name, loop) for loop in LOOPS for name in names}
 
 
-def streams(settings: Settings) -> Contenders:
-    """Who sends streams, by name and loop."""
-    size = str(FRAME_BYTES + FRAME_OVERHEAD)
-    make = {
-        RAW: lambda loop: raw_nats("stream", loop, "--bytes", size),
-        OURS: partial(our_bus, "stream"),
-    }
-    return {
-        f"{name}, {loop}": lambda stage=stage, loop=loop: run_stage(stage(loop), settings, STREAMS)
-        for loop in LOOPS
-        for name, stage in make.items()
-    }
+def stage_of(name: str, mode: str, loop: str) -> AbstractContextManager[Stage]:
+    """One contender, ready to be run."""
+    if name == RAW:
+        return raw_nats(mode, loop, "--bytes", str(RAW_BYTES[mode]))
+    if name == FASTSTREAM:
+        return faststream(mode, loop)
+    return our_bus(mode, loop)
 
 
 def show(title: str, rounds: list[Round], cells: tuple[int, ...]) -> None:
@@ -136,8 +132,10 @@ def main() -> None:
     settings = Settings.from_command_line(__doc__ or "")
     found = conditions(settings, PACKAGES)
     show_conditions(found)
-    called = run_rounds(calls(settings), settings.rounds)
-    streamed = run_rounds(streams(settings), settings.rounds)
+    called = run_rounds(
+        contenders((RAW, FASTSTREAM, OURS), "echo", settings, CALLS), settings.rounds
+    )
+    streamed = run_rounds(contenders((RAW, OURS), "stream", settings, STREAMS), settings.rounds)
     show("calls of 1 KiB there and back", called, CALLS)
     show("streams of 2,000 frames; per s counts streams", streamed, STREAMS)
     print()

@@ -63,7 +63,7 @@ def frames(count: int, size: int) -> tuple[bytes, ...]:
 def message_fields(worker: int) -> dict[str, Any]:
     """The values of one worker's typed message; `message.Work` has these fields.
 
-    They are 1 KiB in msgpack and 1.2 KiB in JSON.
+    They are 1 KiB on the wire, in msgpack and in JSON.
     """
     return {
         "number": 100_000_000 + worker,
