@@ -1,8 +1,8 @@
 """Every process answers as a NATS micro service, as ADR-32 has it."""
 
 import json
-import socket
 import re
+import socket
 from typing import Any
 
 import pytest
