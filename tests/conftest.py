@@ -169,17 +169,24 @@ def nats_binary() -> Binary:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
-def nats_url(nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    """The address of a server with JetStream that all tests share: use names of your own."""
-    settings = ServerSettings(data_dir=tmp_path_factory.mktemp("nats") / "data", name="t", port=0)
-    server = FrailServer(settings, binary=nats_binary)
+@contextmanager
+def session_server(binary: Binary, directory: Path) -> Generator[str]:
+    """The address of a server with JetStream for as long as the block lasts."""
+    settings = ServerSettings(data_dir=directory / "data", name="t", port=0)
+    server = FrailServer(settings, binary=binary)
     with asyncio.Runner() as runner:
         runner.run(server.start())
     try:
         yield server.url
     finally:
         end_all([server])
+
+
+@pytest.fixture(scope="session")
+def nats_url(nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The address of a server with JetStream that all tests share: use names of your own."""
+    with session_server(nats_binary, tmp_path_factory.mktemp("nats")) as url:
+        yield url
 
 
 @pytest.fixture
