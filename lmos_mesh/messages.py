@@ -1,6 +1,6 @@
 """What is said on the mesh, and where: the endpoints of the services with both their types."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,9 @@ from lmos_mesh.endpoint import Endpoint, Message
 from lmos_mesh.things import DEFAULT_SUBSET, Capability
 
 DEFAULT_CHANNEL = "web"
+
+Id = Annotated[str, Field(max_length=256)]
+"""An id that callers make up. It becomes a token of a key, and a server hangs up on long ones."""
 
 # -- who is there --
 
@@ -289,8 +292,8 @@ class Converse(Message):
     """
 
     message: str = Field(min_length=1)
-    conversation: str | None = None
-    turn: str | None = None
+    conversation: Id | None = None
+    turn: Id | None = None
     channel: str = DEFAULT_CHANNEL
     subset: str = DEFAULT_SUBSET
     user: str | None = None
@@ -327,7 +330,7 @@ class Answer(Message):
 class GetConversation(Message):
     """One conversation by id."""
 
-    conversation: str
+    conversation: Id
 
 
 class Turn(Message):
@@ -366,8 +369,8 @@ class Conversation(Message):
 class CancelTurn(Message):
     """Call off the running turn of a conversation, or one of a given id."""
 
-    conversation: str
-    turn: str | None = None
+    conversation: Id
+    turn: Id | None = None
 
 
 class TurnCancelled(Message):
@@ -380,7 +383,7 @@ class TurnCancelled(Message):
 class ForgetConversation(Message):
     """Erase a conversation."""
 
-    conversation: str
+    conversation: Id
 
 
 class ConversationForgotten(Message):

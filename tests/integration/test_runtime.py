@@ -691,6 +691,8 @@ GARBAGE = [
     b'{"message":"x","store":"maybe"}',
     b'{"conversation":{}}',
     b'{"message":"x","agent":""}',
+    b'{"message":"x","conversation":"' + b"x" * 5000 + b'"}',
+    b'{"conversation":"' + b"x" * 5000 + b'"}',
     b'{"message":"x","conversation":""}',
     b'{"message":"x","turn":"","conversation":"garbage-turn"}',
     b'{"message":"\\ud800"}',
