@@ -266,12 +266,16 @@ class _Hosted:
 
     def heartbeat(self, bus: Bus) -> None:
         where = (bus.tenant, self.agent.name, self.agent.subset)
-        beat = synadia.heartbeat(*where, self._id(bus))
-        bus.transport.publish(synadia.subject("hb", *where), json.dumps(beat).encode())
+        payload = json.dumps(self._heartbeat(bus)).encode()
+        bus.transport.publish(synadia.subject("hb", *where), payload)
+
+    def _heartbeat(self, bus: Bus) -> synadia.Chunk:
+        where = (bus.tenant, self.agent.name, self.agent.subset)
+        return synadia.heartbeat(*where, self._id(bus))
 
     async def _status(self, call: Call) -> Any:
-        where = (self._bus.tenant, self.agent.name, self.agent.subset)
-        return synadia.heartbeat(*where, self._id(self._bus))
+        call.as_json = True  # the request is empty, and the protocol knows nothing else
+        return self._heartbeat(self._bus)
 
     async def _respond(self, call: Call) -> Any:
         """An action invoked on the bus."""

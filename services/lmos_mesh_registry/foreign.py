@@ -5,9 +5,11 @@ with one capability made of their description, and are dead by three missed hear
 nobody answers for them any more.
 """
 
+import asyncio
 import json
 import logging
 import math
+import re
 from typing import Any
 
 from lmos_mesh import subjects, synadia
@@ -23,6 +25,21 @@ logger = logging.getLogger(__name__)
 
 _MISSED = 3
 _PROBE_S = 0.25
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# What a stranger has us send to: no wildcard, and nothing that the mesh or the server means by it.
+_SUBJECT = re.compile(r"(?!lmos\.|_|\$)(?=.{1,512}\Z)[^\s.*>]+(\.[^\s.*>]+)*")
+# What strangers say may be of any shape.
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+_USUAL_INTERVAL_S = 30.0
+"""What the protocol recommends; taken until the first heartbeat says what it is."""
 
 
 class ForeignAgents:
@@ -53,9 +70,9 @@ class ForeignAgents:
             beat = json.loads(packet.payload)
             agent, instance = str(beat["agent"]), str(beat["instance_id"])
             interval_s = float(beat["interval_s"])
-        except (ValueError, KeyError, TypeError):
+        except _UNREADABLE:
             return
-        if agent != synadia.OURS and 0 < interval_s < 3600:
+        if agent != synadia.OURS and 0 < interval_s < 3600 and _ID.fullmatch(instance):
             self._bus.spawn(self._heard(instance, interval_s), name="foreign")
 
     def _on_disconnect(self, packet: Packet) -> None:
@@ -65,7 +82,7 @@ class ForeignAgents:
     async def _heard(self, instance: str, interval_s: float) -> None:
         try:
             lease = self._known.get(instance)
-            if lease is None:
+            if lease is None or not self._entered(lease):
                 packet = await self._bus.transport.request(
                     f"$SRV.INFO.{synadia.SERVICE}.{instance}", b"", timeout_s=2.0
                 )
@@ -75,15 +92,23 @@ class ForeignAgents:
         except MeshError as exc:
             logger.info("a foreign agent's heartbeat: %s", exc)
 
-    async def _enter(self, payload: bytes, *, interval_s: float = synadia.INTERVAL_S) -> None:
+    def _entered(self, lease: Lease) -> bool:
+        """Whether the registry still has what an agent serves; somebody may have removed it."""
+        keys = (ThingKey(self._tenant, one.name, one.subset) for one in lease.things)
+        return all(self._membership.get(key) is not None for key in keys)
+
+    async def _enter(self, payload: bytes, *, interval_s: float = _USUAL_INTERVAL_S) -> None:
         try:
             info = json.loads(payload)
             entry = _read(info, self._tenant)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return
+        except _UNREADABLE:
+            return  # it calls itself an agent and is none
         if entry is None:
             return
         raw, lease = entry
+        held = self._membership.lease(self._tenant, lease.instance)
+        if held is not None and not held.address:
+            return  # it calls itself as one of our own processes does
         try:
             thing = thing_from(raw)
             key = ThingKey(self._tenant, thing.name, thing.subset)
@@ -120,20 +145,24 @@ class ForeignAgents:
 
     async def _probe_all(self) -> None:
         """Somebody has left: was it one of those whose connection we cannot name?"""
-        for instance in list(self._known):
+        async with asyncio.TaskGroup() as group:
+            for instance in list(self._known):
+                group.create_task(self._probe(instance))
+
+    async def _probe(self, instance: str) -> None:
+        try:
+            await self._bus.transport.request(
+                f"$SRV.PING.{synadia.SERVICE}.{instance}", b"", timeout_s=_PROBE_S
+            )
+        except Unavailable:
+            self._known.pop(instance, None)
+            self._bus.lose(instance, "has disconnected")
             try:
-                await self._bus.transport.request(
-                    f"$SRV.PING.{synadia.SERVICE}.{instance}", b"", timeout_s=_PROBE_S
-                )
-            except Unavailable:
-                self._known.pop(instance, None)
-                self._bus.lose(instance, "has disconnected")
-                try:
-                    await self._leases.delete(subjects.key(self._tenant, instance))
-                except MeshError as exc:
-                    logger.info("could not end the lease of %s: %s", instance, exc)
-            except MeshError:
-                continue  # slow is not dead; its heartbeats decide
+                await self._leases.delete(subjects.key(self._tenant, instance))
+            except MeshError as exc:
+                logger.info("could not end the lease of %s: %s", instance, exc)
+        except MeshError:
+            pass  # slow is not dead; its heartbeats decide
 
 
 def _read(info: dict[str, Any], tenant: str) -> tuple[dict[str, Any], Lease] | None:
@@ -144,10 +173,17 @@ def _read(info: dict[str, Any], tenant: str) -> tuple[dict[str, Any], Lease] | N
         return None
     if not str(metadata.get("protocol_version", "")).startswith("0."):
         return None
-    prompt = next(one for one in info["endpoints"] if one["name"] == "prompt")
-    subject = str(prompt["subject"])
-    # Its own subject's last token names the session, also where the metadata do not.
-    name = "-".join([agent, subjects.unescape(subject.rsplit(".", 1)[1])])
+    subject = next(
+        (str(one["subject"]) for one in info["endpoints"] if one["name"] == "prompt"), ""
+    )
+    instance = str(info["id"])
+    if not _ID.fullmatch(instance) or not _SUBJECT.fullmatch(subject):
+        return None
+    # Its own subject's last token names the session, also where the metadata do not. With its
+    # owner, since two people may well run the same agent, and must not answer for each other.
+    owner = str(metadata.get("owner") or "")
+    session = subjects.unescape(subject.rsplit(".", 1)[-1])
+    name = "-".join(part for part in (agent, owner, session) if part)
     description = str(info.get("description") or f"{agent} of {metadata.get('owner', '?')}")
     version = _version(str(info.get("version", "")))
     raw: dict[str, Any] = {
@@ -162,7 +198,7 @@ def _read(info: dict[str, Any], tenant: str) -> tuple[dict[str, Any], Lease] | N
         "external": True,
     }
     lease = Lease(
-        instance=str(info["id"]),
+        instance=instance,
         things=(Served(name=name, subset=DEFAULT_SUBSET, version=version),),
         address={"protocol": "synadia", "prompt": subject},
     )
