@@ -60,9 +60,11 @@ def versions_of(versions: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def show_aims(aims: Sequence[Aim]) -> list[dict[str, Any]]:
+def show_aims(
+    aims: Sequence[Aim], counted: str = "medians over the rounds, ranges in brackets"
+) -> list[dict[str, Any]]:
     """Print which aims are met; what of it is kept beside the figures."""
-    print("\naims (medians over the rounds, ranges in brackets)")
+    print(f"\naims ({counted})")
     for aim in aims:
         print(f"  {aim}")
     return [{**asdict(aim), "met": aim.met} for aim in aims]

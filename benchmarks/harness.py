@@ -137,7 +137,7 @@ def process(name: str, command: Sequence[str]) -> Generator[Started]:
     """Run a program until the block is left."""
     with tempfile.TemporaryFile() as errors:
         popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, preexec_fn=_die_with_parent
+            command, stdout=subprocess.PIPE, stderr=errors, preexec_fn=die_with_parent
         )
         try:
             yield Started(popen=popen, errors=errors)
@@ -156,7 +156,7 @@ def nats_server(*, jetstream: bool = False) -> Generator[Running]:
             command += ["-js", "-sd", f"{directory}/jetstream"]
         with open(f"{directory}/log", "wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+                command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
             )
         try:
             url = _nats_url(process, Path(directory))
@@ -178,7 +178,7 @@ def load(command: Sequence[str], *, timeout_s: float = 600.0) -> Report:
             text=True,
             timeout=timeout_s,
             check=False,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     except subprocess.TimeoutExpired:
         give_up(f"no report within {timeout_s:g} s from: {' '.join(command)}")
@@ -246,8 +246,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _die_with_parent() -> None:
-    # A benchmark that is killed outright must not leave its servers behind to spoil the next one.
+def die_with_parent() -> None:
+    """End this process when its parent ends: for `preexec_fn`.
+
+    A benchmark that is killed outright must not leave its servers behind to spoil the next one.
+    """
     if sys.platform == "linux":
         import ctypes
 
@@ -334,8 +337,6 @@ def conditions(settings: Settings, packages: Sequence[str] = ()) -> dict[str, An
         "nats_server": _nats_server_version(_nats_server_binary()),
         "load_average": os.getloadavg(),
         "rounds": settings.rounds,
-        "calls": settings.calls,
-        "seconds": settings.seconds,
         "quick": settings.quick,
         "versions": {name: version(name) for name in packages},
     }

@@ -9,7 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Started, free_port, give_up, our_command, process, with_environment
+from harness import (
+    Started,
+    free_port,
+    give_up,
+    nats_server,
+    our_command,
+    process,
+    with_environment,
+)
 
 from lmos_mesh import Mesh
 from lmos_mesh.errors import MeshError
@@ -46,41 +54,56 @@ def service_command(name: str, nats_url: str, **environment: str) -> list[str]:
 
 
 @contextmanager
-def embedded_nats() -> Generator[NatsServer]:
-    """The nats-server that `lmos up` runs, with a data directory of its own."""
+def embedded_nats() -> Generator[tuple[str, int]]:
+    """The nats-server that `lmos up` runs, with a data directory of its own: URL and pid."""
     with tempfile.TemporaryDirectory(prefix="lmos-bench-") as directory:
         server = NatsServer(ServerSettings(data_dir=Path(directory), port=0))
         asyncio.run(server.start())
         try:
-            yield server
+            yield server.url, server.pid
         finally:
             asyncio.run(server.stop())
 
 
 @contextmanager
-def our_mesh(*, http: bool = False, agent: str = "echo_agent") -> Generator[OurMesh]:
+def plain_nats() -> Generator[tuple[str, int]]:
+    """A nats-server that tells nobody of closed connections: URL and pid."""
+    with nats_server(jetstream=True) as running:
+        yield running.said["url"], running.pid
+
+
+@contextmanager
+def our_mesh(
+    *, http: bool = False, disconnects: bool = True, agent: Sequence[str] = ("echo_agent",)
+) -> Generator[OurMesh]:
     """One replica of each service and one agent process, from the first answer on.
 
     Args:
         http: Whether there is an HTTP adapter.
-        agent: The program below `ours/` that is the agent.
+        disconnects: Whether the nats-server tells of closed connections.
+        agent: The program below `ours/` that is the agent, and its options.
     """
     with ExitStack() as stack:
-        nats = stack.enter_context(embedded_nats())
-        commands = {name: service_command(name, nats.url) for name in SERVICES}
+        url, pid = stack.enter_context(embedded_nats() if disconnects else plain_nats())
+        commands = {name: service_command(name, url) for name in SERVICES}
         port = free_port() if http else 0
         if http:
-            commands["http"] = service_command("http", nats.url, LMOS_HTTP_PORT=str(port))
-        commands["agent"] = our_command(agent, LMOS_NATS_URL=nats.url, LMOS_LOG_LEVEL="warning")
+            commands["http"] = service_command("http", url, LMOS_HTTP_PORT=str(port))
+        commands["agent"] = agent_command(url, *agent)
         started = {
             name: stack.enter_context(process(name, command)) for name, command in commands.items()
         }
-        asyncio.run(until_answering(nats.url, "please echo no 000", started))
+        asyncio.run(until_answering(url, "please echo no 000", started))
         yield OurMesh(
-            url=nats.url,
+            url=url,
             http=f"http://127.0.0.1:{port}" if http else "",
-            pids={"nats-server": nats.pid, **{name: s.popen.pid for name, s in started.items()}},
+            pids={"nats-server": pid, **{name: s.popen.pid for name, s in started.items()}},
         )
+
+
+def agent_command(url: str, program: str, *options: str) -> list[str]:
+    """The command that runs an agent of ours."""
+    return our_command(program, *options, LMOS_NATS_URL=url, LMOS_LOG_LEVEL="warning")
 
 
 async def until_answering(
