@@ -20,6 +20,7 @@ from harness import (
     our_command,
     peer_command,
     peers_installed,
+    python_path,
     run_stage,
     server,
     with_environment,
@@ -115,7 +116,7 @@ def our_http_turn(mode: str, loop: str = "uvloop") -> Generator[Stage]:
         command = [sys.executable, str(HERE / "http_load.py"), "--name", f"http {mode}"]
         yield Stage(
             pids=mesh.pids,
-            load=[*with_environment(command, PYTHONPATH=str(HERE / "peers")), *options, *accept],
+            load=[*with_environment(command, PYTHONPATH=python_path()), *options, *accept],
         )
 
 

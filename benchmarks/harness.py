@@ -92,10 +92,15 @@ def our_command(program: str, *options: str, **environment: str) -> list[str]:
     """The command that runs one of our own programs, in this interpreter's environment."""
     return with_environment(
         [sys.executable, str(HERE / "ours" / f"{program}.py"), *options],
-        # What all load and server programs share lies with the peers.
-        PYTHONPATH=str(HERE / "peers"),
+        PYTHONPATH=python_path(),
         **environment,
     )
+
+
+def python_path() -> str:
+    """Where our own programs find what all load and server programs share: with the peers."""
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(HERE / "peers"), *([given] if given else [])])
 
 
 def with_environment(command: Sequence[str], **environment: str) -> list[str]:
