@@ -4,9 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
@@ -17,7 +15,6 @@ from lmos_mesh.codec import encode_value
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import (
     AgentNotFound,
-    Conflict,
     MeshError,
     NotFound,
     Unavailable,
@@ -51,29 +48,18 @@ from lmos_mesh_runtime.asking import ACK_S, Ask, Asker
 from lmos_mesh_runtime.conversation import (
     CONVERSATIONS,
     HISTORY,
-    Again,
-    Begin,
     Record,
-    Running,
-    Wait,
     all_turns,
     answer_of,
     ask_back,
-    begin,
-    error_of,
-    finish,
     history_of,
     said_before,
 )
+from lmos_mesh_runtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-ResultT = TypeVar("ResultT")
-
-_POLL_S = 0.02
-_POLL_MOST_S = 0.25
 _CHOICES = 5
-_STORE_AGAIN_S = (0.1, 0.3, 1.0, 2.0)
 
 
 class RuntimeSettings(Settings):
@@ -88,16 +74,6 @@ class RuntimeSettings(Settings):
     runtime_turn_timeout_s: float = Field(default=300.0, gt=0)
     runtime_idle_timeout_s: float = Field(default=30.0, gt=0)
     runtime_concurrency: int = Field(default=1024, ge=1)
-
-
-@dataclass(slots=True)
-class _Held:
-    """A turn that this replica carries, and where it is kept."""
-
-    key: str
-    record: Record
-    revision: int
-    turn: Turn
 
 
 class Runtime:
@@ -115,6 +91,13 @@ class Runtime:
         self._store = bus.transport.key_value(CONVERSATIONS)
         self._history = bus.transport.stream(HISTORY)
         self._directory = Directory(bus)
+        self._turns = Turns(
+            bus,
+            self._store,
+            self._history,
+            turn_timeout_s=self._settings.runtime_turn_timeout_s,
+            clock=self._clock,
+        )
         self._asker = Asker(bus, self._directory.membership)
         self._directory.on_change(self._asker.lost)
         await self._directory.follow()
@@ -158,33 +141,23 @@ class Runtime:
         if not request.store:
             answered = await self._answer(request, call, turn, conversation, request.history)
             return answered[0]
-        claimed = await self._claim(request, call, turn, conversation)
+        claimed = await self._turns.claim(request, call, turn, conversation)
         if isinstance(claimed, Turn):
             return await self._repeat(claimed, call, conversation)
         history = said_before(claimed.record.turns)
         try:
             answer, ended = await self._answer(request, call, turn, conversation, history)
         except asyncio.CancelledError:
-            await self._see_through(self._end_quietly(claimed, call, {"state": "cancelled"}))
+            await self._turns.cancelled(claimed, call)
             raise
         except MeshError as error:
-            await self._see_through(self._end_failed(claimed, call, error))
+            await self._turns.failed(claimed, call, error)
             raise
         except Exception:
-            await self._see_through(self._end_quietly(claimed, call, {"state": "failed"}))
+            await self._turns.failed(claimed, call)
             raise
-        failure = await self._see_through(self._end_answered(claimed, call, ended))
-        if failure is not None:
-            raise failure
+        await self._turns.answered(claimed, call, ended)
         return answer
-
-    async def _see_through(self, work: Coroutine[Any, Any, ResultT]) -> ResultT | None:
-        """Have it done to its end, also if the turn is called off meanwhile.
-
-        A turn that is begun in the store and not ended there keeps the next one waiting.
-        """
-        task = self._bus.spawn(work)
-        return None if task is None else cast("ResultT", await asyncio.shield(task))
 
     async def _answer(
         self,
@@ -294,161 +267,6 @@ class Runtime:
         if turn.answer:
             await call.send("delta", turn.answer)
         return answer_of(turn, conversation)
-
-    # -- what is kept --
-
-    async def _claim(
-        self, request: Converse, call: Call, turn: Turn, conversation: str
-    ) -> _Held | Turn:
-        """Make the turn the running one, waiting for the one before it; or find it done.
-
-        Raises:
-            Conflict: The one before it was still running at the deadline.
-        """
-        key = subjects.key(call.tenant, conversation)
-        limit_s = self._settings.runtime_turn_timeout_s
-        until = call.deadline or self._clock() + limit_s
-        running = Running(
-            turn=turn.turn,
-            holder=self._bus.instance,
-            task=call.task,
-            until=min(until, self._clock() + limit_s) + 1.0,
-        )
-        stored = None if request.conversation is None else await self._store.get(key)
-        wait_s, dead = _POLL_S, ""
-        while True:
-            record = Record.model_validate_json(stored.value) if stored else None
-            holder_is_dead = bool(record and record.running and record.running.holder == dead)
-            outcome = begin(
-                record,
-                turn,
-                running,
-                conversation=conversation,
-                channel=request.channel,
-                now=self._clock(),
-                holder_is_dead=holder_is_dead,
-            )
-            if isinstance(outcome, Again):
-                return outcome.turn
-            if isinstance(outcome, Begin):
-                expected = stored.revision if stored else 0
-                held = await self._begin(_Held(key, outcome.record, expected, turn), call)
-                if held is not None:
-                    return held
-                stored = await self._store.get(key)
-                continue
-            if self._clock() + wait_s >= until - 0.05:
-                raise Conflict(
-                    f"conversation {conversation!r} is still answering turn "
-                    f"{outcome.running.turn!r}",
-                    hint="wait for it, or cancel it",
-                )
-            dead = await self._if_dead(outcome)
-            if not dead:
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 1.5, _POLL_MOST_S)
-            stored = await self._store.get(key)
-
-    async def _begin(self, held: _Held, call: Call) -> _Held | None:
-        """Store that the turn runs, in place of revision `held.revision`; None if it has changed.
-
-        If it is called off at that moment it is stored or not; once that is known, it is ended.
-        """
-        storing = self._bus.spawn(self._store_begin(held))
-        if storing is None:
-            raise Unavailable(f"instance {self._bus.instance!r} is stopping", hint="try again")
-        try:
-            outcome = await asyncio.shield(storing)
-        except asyncio.CancelledError:
-            self._bus.spawn(self._end_begun(storing, call))
-            raise
-        if isinstance(outcome, Conflict):
-            return None
-        if isinstance(outcome, MeshError):
-            raise outcome
-        return cast("_Held", outcome)
-
-    async def _store_begin(self, held: _Held) -> _Held | MeshError:
-        try:
-            value = held.record.model_dump_json().encode()
-            revision = await self._store.put(held.key, value, expected=held.revision)
-        except MeshError as error:
-            return error
-        return replace(held, revision=revision)
-
-    async def _end_begun(self, storing: "asyncio.Task[_Held | MeshError]", call: Call) -> None:
-        outcome = await storing
-        if isinstance(outcome, _Held):
-            await self._end_quietly(outcome, call, {"state": "cancelled"})
-
-    async def _if_dead(self, waiting: Wait) -> str:
-        """The holder of the running turn, if nobody answers for it any more."""
-        holder = waiting.running.holder
-        if holder == self._bus.instance:
-            return ""
-        try:
-            await self._bus.transport.request(
-                subjects.instance(self._bus.tenant, holder, "status"), b"", timeout_s=1.0
-            )
-        except Unavailable:
-            return holder if self._bus.transport.connected else ""
-        except MeshError:
-            return ""
-        return ""
-
-    async def _end(self, held: _Held, tenant: str, ended: Turn) -> None:
-        """Store the turn's end; whoever cancelled or erased it meanwhile was first."""
-        record, evicted = finish(held.record, ended)
-        for one in evicted:
-            await self._history.append(
-                history_of(tenant, record.conversation),
-                one.model_dump_json().encode(),
-                # A conversation may be forgotten and begin anew with the same ids.
-                message_id=f"{held.key}.{held.revision}.{one.turn}",
-            )
-        value = record.model_dump_json().encode()
-        for wait_s in (*_STORE_AGAIN_S, None):
-            try:
-                await self._store.put(held.key, value, expected=held.revision)
-            except Conflict:
-                logger.info("conversation %s changed while it was answered", record.conversation)
-                if evicted:
-                    await self._take_back(held.key, tenant, record.conversation)
-            except Unavailable:
-                # Until it is stored the turn counts as running, and the next one waits for it.
-                if wait_s is None:
-                    raise
-                await asyncio.sleep(wait_s)
-                continue
-            return
-
-    async def _take_back(self, key: str, tenant: str, conversation: str) -> None:
-        """Erase what was put aside for a conversation that was forgotten meanwhile."""
-        stored = await self._store.get(key)
-        if stored is None or not Record.model_validate_json(stored.value).archived:
-            await self._history.erase(history_of(tenant, conversation))
-
-    async def _end_answered(self, held: _Held, call: Call, ended: Turn) -> MeshError | None:
-        try:
-            await self._end(held, call.tenant, ended)
-        except MeshError as error:
-            # Too large to be kept, most likely.
-            await self._end_failed(held, call, error)
-            return error
-        return None
-
-    async def _end_failed(self, held: _Held, call: Call, error: MeshError) -> None:
-        problem = error_of(error.problem())
-        await self._end_quietly(held, call, {"state": "failed", "error": problem})
-
-    async def _end_quietly(self, held: _Held, call: Call, outcome: dict[str, Any]) -> None:
-        """Store an end that is not the caller's concern."""
-        ended = held.turn.model_copy(update={"ended": self._clock(), **outcome})
-        try:
-            async with asyncio.timeout(2.0):
-                await self._end(held, call.tenant, ended)
-        except (MeshError, TimeoutError) as exc:
-            logger.warning("could not store the end of a turn: %s", exc)
 
     # -- conversations --
 
