@@ -61,9 +61,12 @@ class LeaseKeeper:
             if self._left:
                 return
             try:
-                await self._write()
-            except MeshError as exc:
-                logger.warning("could not renew the lease, trying again: %s", exc)
+                # No longer: what was asked of a connection that is lost is never answered.
+                async with asyncio.timeout(RENEW_S):
+                    await self._write()
+            except (MeshError, TimeoutError) as exc:
+                said = str(exc) or "JetStream does not answer"
+                logger.warning("could not renew the lease, trying again: %s", said)
 
     async def _write(self) -> None:
         lease = Lease(

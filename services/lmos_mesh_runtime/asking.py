@@ -117,7 +117,7 @@ class Asker:
                 elif frame.kind in ("status", "query"):
                     await ask.send(frame.kind, frame.body)
                 try:
-                    frame = await anext(stream)
+                    frame = await _next(stream)
                 except StopAsyncIteration:
                     raise StreamBroken(f"agent {ask.key.name!r} ended without an end") from None
                 except Cancelled as error:
@@ -216,12 +216,7 @@ class Asker:
         async def listen(stream: ReplyStream) -> None:
             nonlocal won
             try:
-                while True:
-                    try:
-                        frame = await anext(stream)
-                        break
-                    except Interrupted:
-                        continue
+                frame = await _next(stream)
             except MeshError as error:
                 stream.close()
                 heard.put_nowait((stream, error))
@@ -293,3 +288,12 @@ class Asker:
             inbox.close()
             self._bus.not_on_loss(on_loss)
         return "".join(ask.said)
+
+
+async def _next(stream: ReplyStream) -> Frame:
+    """The next frame, whoever has died: an instance has this ask, or two are asked already."""
+    while True:
+        try:
+            return await anext(stream)
+        except Interrupted:
+            continue
