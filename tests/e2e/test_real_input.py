@@ -156,8 +156,11 @@ class Town:
 
     def kill_one_of_each(self) -> None:
         """End the second instance of every agent, as a crash would."""
-        for _, second in self.processes.values():
-            second.kill()
+        doomed = [second for _, second in self.processes.values()]
+        for process in doomed:
+            process.freeze()  # killing takes its time, and they would all finish their answers
+        for process in doomed:
+            process.kill()
         self.killed = time.monotonic()
 
 
