@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -203,9 +204,9 @@ async def measure(
                         times.setdefault(JOINED, []).append(joined)
                     await asyncio.sleep(SETTLE_S)
                     await strike(mesh, watch, one, how, times, give_up_s)
-                print(f"{how.name} {number + 1}/{faults}", end="\r", flush=True)
+                if sys.stdout.isatty():
+                    print(f"{how.name} {number + 1}/{faults}", end="\r", flush=True)
             stopping.set()
-    print()
     return times, watch
 
 
@@ -255,6 +256,8 @@ def run(title: str, mesh: OurMesh, how: signal.Signals, faults: int) -> tuple[Ti
     print(f"{len(watch.failures)} not")
     for said in watch.failures[:5]:
         print(f"! {said}")
+    if watch.failures:
+        print(mesh.started["runtime"].complaints())
     print(table(("from then on", "n", "p50 ms", "p95 ms", "max ms"), shown(times)))
     return times, {"answered": watch.answered, "failures": watch.failures, "times_s": times}
 

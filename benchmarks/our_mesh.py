@@ -36,11 +36,13 @@ class OurMesh:
         url: Of its nats-server.
         http: Of its HTTP adapter; empty if it has none.
         pids: Its processes by name.
+        started: Those of them that are ours.
     """
 
     url: str
     http: str
     pids: Mapping[str, int]
+    started: Mapping[str, Started]
 
 
 def service_command(name: str, nats_url: str, **environment: str) -> list[str]:
@@ -98,6 +100,7 @@ def our_mesh(
             url=url,
             http=f"http://127.0.0.1:{port}" if http else "",
             pids={"nats-server": pid, **{name: s.popen.pid for name, s in started.items()}},
+            started=started,
         )
 
 
