@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +64,11 @@ agent = Agent({name!r}, description={description!r})
 
 
 async def answer(question: str):
-    """Say who answers, and what was heard, in pieces."""
-    for piece in ({name!r} + "/" + os.environ["REPLICA"], " heard: ", question, " Done."):
+    """Say who answers, think about it, and say what was heard, in pieces."""
+    yield {name!r} + "/" + os.environ["REPLICA"]
+    await asyncio.sleep(0.25)
+    for piece in (" heard: ", question, " Done."):
         yield piece
-        await asyncio.sleep(0.05)
 
 
 for one in {capabilities!r}:
@@ -436,15 +437,17 @@ async def ask_all(
     outcomes: list[Outcome] = []
     waiting = enumerate(questions)
 
+    def heard(first_words: str) -> None:
+        # In mid-answer of one of those that die, however slow the machine is.
+        half_way = len(outcomes) >= len(questions) // 2
+        if kill_half_way and not town.killed and half_way and first_words.endswith("/2"):
+            town.kill_one_of_each()
+
     async def be_client(client: httpx.AsyncClient) -> None:
-        nonlocal kill_half_way
         for number, question in waiting:
             asking = _Asking(town.tenant, number, question)
-            ask = asking.in_events if number % 2 else asking.whole
-            outcomes.append(await ask(client))
-            if kill_half_way and len(outcomes) >= len(questions) // 2:
-                kill_half_way = False
-                town.kill_one_of_each()
+            answered = asking.in_events(client, heard) if number % 2 else asking.whole(client)
+            outcomes.append(await answered)
 
     limits = httpx.Limits(max_connections=CLIENTS)
     async with (
@@ -477,8 +480,8 @@ class _Asking:
         assert response.status_code == 200, response.text
         return self._outcome(response.json()["content"])
 
-    async def in_events(self, client: httpx.AsyncClient) -> Outcome:
-        """Have the answer as it comes."""
+    async def in_events(self, client: httpx.AsyncClient, heard: Callable[[str], None]) -> Outcome:
+        """Have the answer as it comes; `heard` is told its first words."""
         words: list[str] = []
         restarts = 0
         end: dict[str, Any] | None = None
@@ -493,6 +496,8 @@ class _Asking:
                     assert end is None, f"{kind} after the end"
                 elif name == "data" and kind == "delta":
                     words.append(json.loads(value)["content"])
+                    if len(words) == 1:
+                        heard(words[0])
                 elif name == "data" and kind == "restart":
                     words.clear()
                     restarts += 1
@@ -524,6 +529,7 @@ class _Asking:
 
 async def _check_deaths(address: str, town: Town, outcomes: Sequence[Outcome]) -> None:
     """Deaths came in mid-answer and cost nobody an answer; the dead ones were asked no more."""
+    assert town.killed, "nobody was killed"
     routed = [one for one in outcomes if one.agent]
     before = Counter(one.replica for one in routed if one.ended < town.killed)
     after = Counter(one.replica for one in routed if one.began > town.killed)
