@@ -31,6 +31,9 @@ MOST_ATTEMPTS = 5
 ACK_S = 2.0
 RETURN_S = 3.0
 _POLL_S = 0.05
+FOREIGN_IDLE_S = 60.0
+"""How long the Synadia protocol has callers wait; its hosts give a sign every 30 s."""
+_FOREIGN_SETTLE_S = 0.5
 
 Send = Callable[[str, Any], Awaitable[None]]
 
@@ -48,7 +51,8 @@ class Ask:
         send: Passes a frame on to the caller.
         said: The words of the answer so far.
         attempts: How many instances were asked.
-        instance: Who answers.
+        instance: Who answers; empty if that is not known.
+        begun: Whether an instance has taken it.
         refused: Whether the last error was the agent's own word, and not its loss.
     """
 
@@ -62,6 +66,7 @@ class Ask:
     said: list[str] = field(default_factory=list[str])
     attempts: int = 0
     instance: str = ""
+    begun: bool = False
     refused: bool = False
 
 
@@ -102,11 +107,11 @@ class Asker:
 
     async def _attempt(self, ask: Ask, payload: bytes) -> str:
         foreign = self._foreign(ask.key)
-        if foreign is not None:
+        if foreign:
             return await self._ask_foreign(ask, foreign)
         stream, frame = await self._acknowledged(ask, payload)
         try:
-            ask.instance = stream.instance
+            ask.instance, ask.begun = stream.instance, True
             while True:
                 if frame.kind == "delta":
                     text = frame.body if isinstance(frame.body, str) else json.dumps(frame.body)
@@ -140,7 +145,7 @@ class Asker:
         """Make ready for another attempt, or raise the error."""
         if ask.refused:
             raise error
-        begun = bool(ask.instance)
+        begun = ask.begun
         absent = isinstance(error, Unavailable) and not isinstance(error, Overloaded)
         if begun and not ask.capability.idempotent:
             raise InstanceLost(
@@ -165,7 +170,7 @@ class Asker:
         if ask.said:
             ask.said.clear()
             await ask.send("restart", {"reason": str(error), "lost": ask.instance})
-        ask.instance = ""
+        ask.instance, ask.begun = "", False
 
     async def _until_live(self, key: ThingKey, error: MeshError) -> None:
         """Wait a moment for an instance: whoever supervises it may be starting it again."""
@@ -240,26 +245,33 @@ class Asker:
 
     # -- agents hosted with other software --
 
-    def _foreign(self, key: ThingKey) -> Lease | None:
+    def _foreign(self, key: ThingKey) -> list[Lease]:
+        """The instances of an agent hosted with other software; none for one of ours.
+
+        Raises:
+            Unavailable: It has no instance running.
+        """
         entered = self._membership.get(key)
         if entered is None or not entered.thing.external:
-            return None
-        for instance in self._membership.serving(key):
-            lease = self._membership.lease(key.tenant, instance)
-            if lease is not None and lease.address.get("protocol") == "synadia":
-                return lease
-        raise Unavailable(f"agent {key.name!r} has no instance running")
+            return []
+        held = (self._membership.lease(key.tenant, one) for one in self._membership.serving(key))
+        leases = [one for one in held if one and one.address.get("protocol") == "synadia"]
+        if not leases:
+            raise Unavailable(f"agent {key.name!r} has no instance running")
+        return leases
 
     async def _ask_foreign(self, ask: Ask, lease: Lease) -> str:
         """Ask in the Synadia Agent Protocol."""
-        arrived: asyncio.Queue[Packet | None] = asyncio.Queue()
+        arrived: asyncio.Queue[Packet | str] = asyncio.Queue()
         transport = self._bus.transport
         inbox = transport.open_inbox(arrived.put_nowait)
-        ask.instance = lease.instance
+        # Any of them may have it, and none says which.
+        asked = self._membership.serving(ask.key)
+        ask.instance = lease.instance if len(asked) == 1 else ""
 
         def on_loss(instance: str) -> None:
-            if instance == lease.instance:
-                arrived.put_nowait(None)
+            if instance in asked:
+                arrived.put_nowait(instance)
 
         self._bus.on_loss(on_loss)
         reply = synadia.Reply()
@@ -271,23 +283,34 @@ class Asker:
             )
             async with asyncio.timeout(ask.patience.total_s):
                 while not reply.done:
-                    wait_s = ask.patience.idle_s if reply.acknowledged else ask.patience.first_s
-                    async with asyncio.timeout(wait_s):
+                    async with asyncio.timeout(_foreign_wait_s(ask, reply)):
                         packet = await arrived.get()
-                    if packet is None:
-                        raise InstanceLost(f"agent {ask.key.name!r} has died")
+                    if isinstance(packet, str):
+                        raise InstanceLost(f"instance {packet!r} of {ask.key.name!r} has died")
                     if packet.nobody:
                         raise Unavailable(f"agent {ask.key.name!r} does not listen")
-                    chunk = reply.read(packet.payload, packet.headers)
-                    if chunk is not None and chunk[0] == "response":
-                        ask.said.append(chunk[1])
-                        await ask.send("delta", chunk[1])
+                    await self._take_chunk(ask, reply.read(packet.payload, packet.headers))
+                    ask.begun = reply.acknowledged
         except TimeoutError:
             raise DeadlineExceeded(f"agent {ask.key.name!r} has fallen silent") from None
         finally:
             inbox.close()
             self._bus.not_on_loss(on_loss)
         return "".join(ask.said)
+
+    async def _take_chunk(self, ask: Ask, chunk: tuple[str, Any] | None) -> None:
+        kind, data = chunk or ("", None)
+        if kind == "response":
+            ask.said.append(data)
+            await ask.send("delta", data)
+        elif kind == "query":
+            await ask.send("query", data)  # it says itself where it wants its answer
+
+
+def _foreign_wait_s(ask: Ask, reply: synadia.Reply) -> float:
+    if not reply.acknowledged:
+        return ask.patience.first_s
+    return max(ask.patience.idle_s, synadia.SILENT_S)
 
 
 async def _next(stream: ReplyStream) -> Frame:
@@ -297,3 +320,8 @@ async def _next(stream: ReplyStream) -> Frame:
             return await anext(stream)
         except Interrupted:
             continue
+
+
+async def _arrival(arrived: "asyncio.Queue[Packet | None]", within_s: float) -> Packet | None:
+    async with asyncio.timeout(within_s):
+        return await arrived.get()

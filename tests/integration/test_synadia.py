@@ -97,8 +97,16 @@ THEIRS = """
             await stream.send("The first ")
             raise ValueError("a secret")
         if "slowly" in text:
-            await stream.send("Once ")
+            await stream.send(f"Once [{{service.instance_id}}] ")
             await asyncio.sleep(30)
+        if "count" in text:
+            await stream.send(f"[{{service.instance_id}}] ")
+            for number in range(10):
+                await stream.send(f"{{number}} ")
+                await asyncio.sleep(0.1)
+            return
+        if "think" in text:
+            await asyncio.sleep(2.5)
         for piece in ("The moon ", "is ", "384,400 km ", "away. ", f"[{{service.instance_id}}]"):
             await stream.send(piece)
 
@@ -561,6 +569,65 @@ async def test_its_death_in_mid_answer_is_noticed(mesh: Mesh, moon: Foreigners) 
     assert error.value.status in (502, 503)
     # The runtime waits a few seconds for whoever supervises it to start it again.
     assert took_s < SOON_S, f"noticed after {took_s:.1f} s"
+
+
+@pytest.mark.parametrize("attempt", range(2))  # who answers is the server's choice
+async def test_the_death_of_the_one_that_answers_is_noticed_among_several(
+    mesh: Mesh, moon: Foreigners, attempt: int
+) -> None:
+    for _ in range(2):
+        await moon.start()
+    await listed(mesh, moon, 2)
+    kinds: list[str] = []
+    killed = 0.0
+
+    async with mesh.converse("tell it slowly", agent=moon.name) as frames:
+        async for frame in frames:
+            kinds.append(frame.kind)
+            if kinds.count("delta") == 2:
+                break
+            if frame.kind == "delta":
+                next(one for one in moon.processes if one.instance in frame.body).kill()
+                killed = time.perf_counter()
+    took_s = time.perf_counter() - killed
+
+    assert kinds[-3:] == ["delta", "restart", "delta"]
+    assert took_s < SOON_S, f"begun anew after {took_s:.1f} s"
+
+
+async def test_the_death_of_another_instance_does_not_disturb_an_answer(
+    mesh: Mesh, moon: Foreigners
+) -> None:
+    await moon.start()
+    await moon.start()
+    await listed(mesh, moon, 2)
+    kinds: list[str] = []
+    body = ""
+    async with mesh.converse("count", agent=moon.name) as frames:
+        async for frame in frames:
+            kinds.append(frame.kind)
+            if frame.kind == "delta":
+                body += frame.body
+            if kinds.count("delta") == 1:
+                other = next(one for one in moon.processes if one.instance not in body)
+                if other.alive:
+                    other.kill()
+
+    assert "restart" not in kinds
+    assert body.endswith("9 ")
+
+
+async def test_one_that_answers_one_at_a_time_may_let_others_wait(
+    mesh: Mesh, moon: Foreigners
+) -> None:
+    """Their hosts do by default, and who waits gets no sign until its turn."""
+    await moon.start()
+    await listed(mesh, moon)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(mesh.ask("think", agent=moon.name)) for _ in range(2)]
+
+    assert [task.result().attempts for task in tasks] == [1, 1]
 
 
 async def test_another_instance_begins_the_answer_anew(mesh: Mesh, moon: Foreigners) -> None:
