@@ -31,7 +31,7 @@ test: .venv/installed-dev model
 	$(BIN)/python -m pytest $(ARGS)
 
 e2e: .venv/installed-dev
-	LMOS_E2E_REQUIRED=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+	LMOS_E2E_REQUIRED=1 $(BIN)/python -m pytest tests/e2e/test_compose.py $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .

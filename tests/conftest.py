@@ -29,6 +29,10 @@ from lmos_mesh.transport import Transport
 
 _names = itertools.count(1)
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background; the processes of the tests would inherit that, and miss Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Mesh(Protocol):
     """A bus that several processes could be connected to, here played by one."""
