@@ -6,8 +6,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from pydantic import Field
@@ -330,7 +330,8 @@ class _Hosted:
             publish(reply, synadia.acknowledged())
             circumstances = Circumstances(message=prompt.text)
             context = _PromptContext(call, circumstances, publish, self._bus.tenant)
-            output = await self._perform(action, _input_of(action, prompt), context)
+            async with self._keeping_alive(reply):
+                output = await self._perform(action, _input_of(action, prompt), context)
             if not context.output() and output:
                 text = output if isinstance(output, str) else json.dumps(output)
                 publish(reply, synadia.response(text))
@@ -342,6 +343,23 @@ class _Hosted:
             publish(reply, b"")
             raise
         publish(reply, b"")
+
+    @asynccontextmanager
+    async def _keeping_alive(self, reply: str) -> AsyncGenerator[None]:
+        """Say now and then that the work goes on; their clients give up on the silent."""
+        loop = asyncio.get_running_loop()
+
+        def say() -> None:
+            nonlocal timer
+            timer = loop.call_later(synadia.KEEP_ALIVE_S, say)
+            with suppress(MeshError):
+                self._bus.transport.publish(reply, synadia.acknowledged())
+
+        timer = loop.call_later(synadia.KEEP_ALIVE_S, say)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def _input_of(action: Action, prompt: synadia.Prompt) -> dict[str, Any]:

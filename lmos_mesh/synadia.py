@@ -26,6 +26,8 @@ VERSION = "0.3"
 OURS = "lmos"
 HEARTBEATS = "agents.hb.>"
 INTERVAL_S = 10
+KEEP_ALIVE_S = 20.0
+"""How often an agent of ours says that it is still at work."""
 
 Chunk = dict[str, Any]
 

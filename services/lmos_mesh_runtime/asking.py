@@ -260,33 +260,34 @@ class Asker:
             raise Unavailable(f"agent {key.name!r} has no instance running")
         return leases
 
-    async def _ask_foreign(self, ask: Ask, lease: Lease) -> str:
-        """Ask in the Synadia Agent Protocol."""
+    async def _ask_foreign(self, ask: Ask, leases: list[Lease]) -> str:
+        """Ask in the Synadia Agent Protocol, in which nobody says which instance answers."""
         arrived: asyncio.Queue[Packet | str] = asyncio.Queue()
         transport = self._bus.transport
         inbox = transport.open_inbox(arrived.put_nowait)
-        # Any of them may have it, and none says which.
-        asked = self._membership.serving(ask.key)
-        ask.instance = lease.instance if len(asked) == 1 else ""
+        asked = {one.instance for one in leases}
+        ask.instance = leases[0].instance if len(leases) == 1 else ""
 
         def on_loss(instance: str) -> None:
             if instance in asked:
+                asked.discard(instance)
                 arrived.put_nowait(instance)
 
         self._bus.on_loss(on_loss)
         reply = synadia.Reply()
+        # Also for the first sign: most hosts answer one at a time, and let the others wait.
+        wait_s = max(ask.patience.idle_s, FOREIGN_IDLE_S)
         try:
             transport.publish(
-                str(lease.address["prompt"]),
+                str(leases[0].address["prompt"]),
                 synadia.write_prompt(ask.circumstances.message),
                 reply=inbox.subject,
             )
             async with asyncio.timeout(ask.patience.total_s):
                 while not reply.done:
-                    async with asyncio.timeout(_foreign_wait_s(ask, reply)):
-                        packet = await arrived.get()
+                    packet = await _arrival(arrived, wait_s)
                     if isinstance(packet, str):
-                        raise InstanceLost(f"instance {packet!r} of {ask.key.name!r} has died")
+                        packet = await self._after_loss(ask, packet, arrived, asked)
                     if packet.nobody:
                         raise Unavailable(f"agent {ask.key.name!r} does not listen")
                     await self._take_chunk(ask, reply.read(packet.payload, packet.headers))
@@ -298,19 +299,32 @@ class Asker:
             self._bus.not_on_loss(on_loss)
         return "".join(ask.said)
 
+    async def _after_loss(
+        self, ask: Ask, instance: str, arrived: "asyncio.Queue[Packet | str]", others: set[str]
+    ) -> Packet:
+        """What comes after an instance has died, if it was another one that answers.
+
+        Raises:
+            InstanceLost: Nothing comes.
+        """
+        error = InstanceLost(f"instance {instance!r} of {ask.key.name!r} has died")
+        while others:
+            try:
+                packet = await _arrival(arrived, _FOREIGN_SETTLE_S)
+            except TimeoutError:
+                raise error from None
+            if not isinstance(packet, str):
+                return packet
+        raise error
+
     async def _take_chunk(self, ask: Ask, chunk: tuple[str, Any] | None) -> None:
         kind, data = chunk or ("", None)
         if kind == "response":
-            ask.said.append(data)
-            await ask.send("delta", data)
+            text = str(data)
+            ask.said.append(text)
+            await ask.send("delta", text)
         elif kind == "query":
             await ask.send("query", data)  # it says itself where it wants its answer
-
-
-def _foreign_wait_s(ask: Ask, reply: synadia.Reply) -> float:
-    if not reply.acknowledged:
-        return ask.patience.first_s
-    return max(ask.patience.idle_s, synadia.SILENT_S)
 
 
 async def _next(stream: ReplyStream) -> Frame:
@@ -322,6 +336,6 @@ async def _next(stream: ReplyStream) -> Frame:
             continue
 
 
-async def _arrival(arrived: "asyncio.Queue[Packet | None]", within_s: float) -> Packet | None:
+async def _arrival(arrived: "asyncio.Queue[Packet | str]", within_s: float) -> Packet | str:
     async with asyncio.timeout(within_s):
         return await arrived.get()

@@ -409,6 +409,53 @@ async def test_under_load_no_answer_is_lost_to_the_death_of_instances(
     assert texts == ["0 1 2 "] * 120
 
 
+THEIRS = """
+import asyncio, json, os
+import nats
+from synadia_ai.agent_service import AgentService
+
+async def main():
+    client = await nats.connect(os.environ["LMOS_NATS_URL"])
+    service = AgentService(
+        agent="acme", owner="them", session_name=os.environ["SESSION"], nc=client,
+        description="Repairs bicycles.", heartbeat_interval_s=1, max_concurrent_prompts=10,
+    )
+
+    async def answer(envelope, stream):
+        await asyncio.sleep(1.0)
+        await stream.send(service.instance_id)
+
+    service.on_prompt(answer)
+    await service.start()
+    said = {"level": "info", "event": "theirs is ready", "instance": service.instance_id}
+    print(json.dumps(said), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_what_one_of_two_agents_of_foreign_make_takes_to_its_grave_the_other_one_answers(
+    services: Deployment,
+) -> None:
+    """Their replies do not say who answers, so that any death of an instance counts."""
+    session = new_name("bikes")
+    first, second = (services.start_agent(THEIRS, name="theirs", SESSION=session) for _ in "ab")
+    for one in (first, second):
+        one.wait_ready()
+    async with services.client("demo") as mesh:
+        agent = f"acme-them-{session}"
+        await until(has_instances, mesh, agent, 2, within_s=SOON_S)
+        await until(decided, mesh, agent, within_s=SOON_S)
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(mesh.ask("hello", agent=agent)) for _ in range(8)]
+            await asyncio.sleep(0.5)
+            first.kill()
+
+    assert {one.result().answer for one in asked} == {second.instance}
+    second.kill()
+
+
 # -- frozen --
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from lmos_mesh import subjects
+from lmos_mesh import subjects, synadia
 from lmos_mesh.agent import Agent, Context
 from lmos_mesh.bus import Bus
 from lmos_mesh.codec import encode_value
@@ -29,6 +29,7 @@ from lmos_mesh.hosting import AgentHost
 from lmos_mesh.invocation import CONTEXT
 from lmos_mesh.messages import FIND_THINGS, FindThings
 from lmos_mesh.reply_stream import Frame
+from lmos_mesh.transport import Packet
 from lmos_mesh_registry.service import Registry, RegistrySettings
 from tests.conftest import MemoryMesh
 
@@ -615,6 +616,39 @@ async def test_a_call_ends_at_its_deadline(memory_mesh: MemoryMesh) -> None:
 
         assert not isinstance(late.value, Cancelled)
         assert await asyncio.to_thread(cancelled.get, timeout=SOON_S) == "waits_for_ever"
+
+
+async def test_a_long_answer_in_the_synadia_protocol_says_now_and_then_that_it_comes(
+    memory_mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synadia, "KEEP_ALIVE_S", 0.03)
+    slow = Agent("slow")
+
+    @slow.capability
+    async def take(question: str) -> str:
+        await asyncio.sleep(0.2)
+        return question
+
+    chunks: list[bytes] = []
+    ended = asyncio.Event()
+
+    def on_packet(packet: Packet) -> None:
+        chunks.append(packet.payload)
+        if not packet.payload:
+            ended.set()
+
+    async with hosted(memory_mesh, slow) as caller:
+        transport = caller.bus.transport
+        inbox = transport.open_inbox(on_packet)
+        where = synadia.subject("prompt", memory_mesh.tenant, "slow", "stable")
+        transport.publish(where, b"hi", reply=inbox.subject)
+        async with asyncio.timeout(SOON_S):
+            await ended.wait()
+        await asyncio.sleep(0.1)
+
+    assert chunks[-2:] == [synadia.response("hi"), b""]
+    assert set(chunks[:-2]) == {synadia.acknowledged()}
+    assert len(chunks) >= 5
 
 
 # -- joining --
