@@ -156,7 +156,14 @@ def config(settings: ServerSettings, *, port: int, password: str) -> str:
             },
             "MESH": {
                 "jetstream": "enabled",
-                "users": [{"user": "mesh", "password": password}],
+                "users": [
+                    {
+                        "user": "mesh",
+                        "password": password,
+                        # Only the server says who has left: a forged notice would end a lease.
+                        "permissions": {"publish": {"deny": [DISCONNECT_SUBJECT]}},
+                    }
+                ],
                 "imports": [
                     {
                         "stream": {"account": "SYS", "subject": "$SYS.ACCOUNT.MESH.DISCONNECT"},

@@ -284,6 +284,19 @@ async def test_a_second_mesh_takes_the_next_free_port(tmp_path: Path, binary: Bi
 # Death notices
 
 
+async def test_nobody_but_the_server_can_announce_that_a_client_has_left(
+    server: NatsServer,
+) -> None:
+    async with connected(server.url) as forger, connected(server.url) as watcher:
+        told = await disconnects(watcher)
+        await forger.publish("lmos.sys.disconnect", b'{"client":{"name":"lmos/demo/victim"}}')
+        await forger.flush()
+        await watcher.flush()
+        await asyncio.sleep(0.1)  # what came would be handed over by now
+
+        assert told.empty()
+
+
 async def test_a_killed_client_is_announced_at_once_to_a_plain_client(server: NatsServer) -> None:
     async with connected(server.url) as watcher:
         events = await disconnects(watcher)
