@@ -62,7 +62,6 @@ class ReplyStream:
         instance: Who answers; empty before the `ack`.
         task: What the instance calls the work.
         ended: Whether `end` was read.
-        broken: Whether the sender died or a frame was lost, so that what follows is not known.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class ReplyStream:
         self.instance = ""
         self.task = ""
         self.ended = False
-        self.broken = False
         self._patience = patience
         self._watcher = watcher
         self._leave = leave
@@ -112,7 +110,6 @@ class ReplyStream:
             return
         seq, kind, body = decoded
         if seq != self._next:
-            self.broken = True
             self._fail(StreamBroken(f"frame {self._next} of {self.subject!r} was lost"))
             return
         self._next += 1
