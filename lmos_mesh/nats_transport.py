@@ -36,7 +36,7 @@ MINIMUM_SERVER = (2, 12, 0)
 _BUFFER = 8 * 1024 * 1024
 _WRITE_HIGH_WATER = 256 * 1024
 _CLOSE_TIMEOUT_S = 1.0
-_TICK_BYTES = 64 * 1024
+_WRITE_BYTES = 64 * 1024
 _NO_HEADERS: Headers = {}
 _END = b"\r\n"
 
@@ -489,8 +489,6 @@ class _Client(Client):
         self._ps = self._parser = _Parser(self)
         self._out: list[bytes] = []
         self._out_size = 0
-        self._flush_is_due = False
-        self._busy = False
 
     # -- callbacks: an exception in one would kill the read loop and leave a deaf connection --
 
@@ -602,7 +600,7 @@ class _Client(Client):
             self.send(f"UNSUB {sid}\r\n".encode())
         self._subs.clear()
 
-    # -- sending: a lone packet at once, the packets of a busy tick together --
+    # -- sending: what is sent in one turn of the loop is written together, at its end --
 
     def send(self, command: bytes) -> None:
         if not self.is_connected:
@@ -611,22 +609,12 @@ class _Client(Client):
             self._flush()
             self._buffer(command)
             return
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            self._loop.call_soon(self._flush_tick)
-            if not self._busy:
-                self._write([command])
-                return
+        if not self._out:
+            self._loop.call_soon(self._flush)
         self._out.append(command)
         self._out_size += len(command)
-        if self._out_size > _TICK_BYTES:
+        if self._out_size > _WRITE_BYTES:
             self._flush()
-
-    def _flush_tick(self) -> None:
-        self._flush_is_due = False
-        # Of a busy tick all packets are here; of another one, all but the first.
-        self._busy = len(self._out) > self._busy
-        self._flush()
 
     def _flush(self) -> None:
         if self._out:
