@@ -114,7 +114,10 @@ async def disconnects(client: Client) -> asyncio.Queue[dict[str, Any]]:
     events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def keep(message: Any) -> None:
-        events.put_nowait(json.loads(message.data))
+        event = json.loads(message.data)
+        # Whoever starts a server asks it first whether it is ready, and may leave only now.
+        if event["client"].get("name") != "lmos/start":
+            events.put_nowait(event)
 
     await client.subscribe("lmos.sys.disconnect", cb=keep)  # pyright: ignore[reportUnknownMemberType]
     await client.flush()
