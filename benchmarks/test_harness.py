@@ -6,11 +6,11 @@ import math
 import pytest
 from closed_loop import Plan, percentile, run_cell
 from display import table
-from figures import figures, ratios, rotated, spread
-from http_load import text_at
+from figures import Aim, Spread, differences, figures, ratios, rotated, spread
+from http_load import Form, answer_of, text_at
 from hypothesis import given
 from hypothesis import strategies as st
-from sse_client import BadResponse, ResponseReader, events
+from sse_client import BadResponse, Response, ResponseReader, events
 from work import WrongAnswer, answer_chunks, check, payload, question
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -45,6 +45,34 @@ def test_a_ratio_is_taken_within_each_round_and_not_between_rounds() -> None:
     found = ratios(rounds, "a", "b", "1", "p50_ms")
 
     assert (found.median, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+def test_what_one_adds_to_another_is_taken_within_each_round() -> None:
+    rounds = [
+        {"a": {"cells": {"16": {"cpu": base + 2}}}, "b": {"cells": {"16": {"cpu": base}}}}
+        for base in (1.0, 5.0, 3.0)
+    ]
+
+    found = differences(rounds, "a", "b", "16", "cpu")
+
+    assert (found.median, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("median", "at_least", "met"),
+    [(0.9, False, True), (1.1, False, False), (1.1, True, True), (0.9, True, False)],
+)
+def test_an_aim_is_met_by_the_median_and_on_the_right_side(
+    median: float, at_least: bool, met: bool
+) -> None:
+    measured = Spread(median=median, low=0.1, high=9)
+
+    assert Aim(said="x", measured=measured, limit=1.0, at_least=at_least).met is met
+
+
+@pytest.mark.parametrize("at_least", [True, False])
+def test_an_aim_that_was_not_measured_is_not_met(at_least: bool) -> None:
+    assert not Aim(said="x", measured=spread([]), limit=1.0, at_least=at_least).met
 
 
 def test_what_was_not_measured_is_shown_as_a_dash_and_not_as_nought() -> None:
@@ -95,6 +123,18 @@ def test_text_is_found_at_its_path_and_is_empty_elsewhere(path: str, expected: s
     document = {"choices": [{"delta": {"content": "hi"}}]}
 
     assert text_at(document, path.split(".")) == expected
+
+
+def test_an_event_stream_without_its_last_event_is_no_answer() -> None:
+    form = Form(url="", headers={}, body="", text_at="content", event="delta", last="end")
+    body = b'event: delta\ndata: {"content":"hi"}\n\n'
+    headers = {"content-type": "text/event-stream"}
+
+    with pytest.raises(WrongAnswer, match="end"):
+        answer_of(Response(200, headers, body), form)
+
+    whole = Response(200, headers, body + b"event: end\ndata: {}\n\n")
+    assert answer_of(whole, form) == "hi"
 
 
 def test_an_answer_has_ten_chunks_of_21_bytes_and_belongs_to_one_worker() -> None:
