@@ -8,6 +8,7 @@ from closed_loop import Plan, percentile, run_cell
 from display import table
 from figures import Aim, Spread, differences, figures, ratios, rotated, spread
 from http_load import Form, answer_of, text_at
+from http_load import WrongAnswer as WrongHttpAnswer
 from hypothesis import given
 from hypothesis import strategies as st
 from sse_client import BadResponse, Response, ResponseReader, events
@@ -130,7 +131,7 @@ def test_an_event_stream_without_its_last_event_is_no_answer() -> None:
     body = b'event: delta\ndata: {"content":"hi"}\n\n'
     headers = {"content-type": "text/event-stream"}
 
-    with pytest.raises(WrongAnswer, match="end"):
+    with pytest.raises(WrongHttpAnswer, match="end"):
         answer_of(Response(200, headers, body), form)
 
     whole = Response(200, headers, body + b"event: end\ndata: {}\n\n")
