@@ -20,6 +20,7 @@ from lmos_mesh.errors import (
     InvalidMessage,
     LoopDetected,
     MeshError,
+    NobodyAnswers,
     NotFound,
     Unavailable,
     error_from_problem,
@@ -36,6 +37,9 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 
 CONCURRENCY = 64
 BACKLOG = 1024
+RESTART_S = 3.0
+"""How long a client waits for a service that nobody answers for: one that died is back by then."""
+ASK_AGAIN_S = 0.05
 
 
 class _Cancel(Message):
@@ -123,6 +127,7 @@ class Bus:
         tenant: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        nobody_s: float = 0.0,
     ) -> ReplyT:
         """Ask a question and wait for its answer. Cancelling is safe: a late answer is dropped.
 
@@ -132,17 +137,25 @@ class Bus:
             tenant: Whose question it is; our own tenant's by default.
             headers: Sent beside our own, and instead of them where they are named alike.
             timeout_s: How long to wait; the bus's own time by default.
+            nobody_s: For how long to ask again while nobody answers there.
 
         Raises:
-            Unavailable: Nobody answers there; worth another try.
+            NobodyAnswers: Nobody answers there; worth another try.
             DeadlineExceeded: No answer in time.
             MeshError: The error the other side raised, as the same class.
         """
         subject = endpoint.subject(subjects.escape(tenant or self.tenant))
-        packet = await self.request(
-            subject, codec.encode(request), headers=headers, timeout_s=timeout_s
-        )
-        return codec.decode(endpoint.reply, packet.payload)
+        payload = codec.encode(request)
+        until = time.monotonic() + nobody_s
+        while True:
+            try:
+                packet = await self.request(subject, payload, headers=headers, timeout_s=timeout_s)
+            except NobodyAnswers:
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return codec.decode(endpoint.reply, packet.payload)
 
     async def request(
         self,

@@ -10,6 +10,7 @@
     * `LoopDetected` (508): a request came round too often
     * `Cancelled` (499): the caller left, or somebody called it off
     * `Unavailable` (503, retryable): nobody is there to answer
+        * `NobodyAnswers`: nobody listens, so nobody has seen the request
         * `Overloaded`: somebody is there and has too much to do
     * `DeadlineExceeded` (504, retryable): no answer in time
     * `StreamBroken` (502): a reply stream lost a frame or its sender
@@ -142,6 +143,10 @@ class Unavailable(MeshError):
     title = "Unavailable"
     status = 503
     retryable = True
+
+
+class NobodyAnswers(Unavailable):
+    """Nobody listens where it was asked, so nobody has begun: asking again is always safe."""
 
 
 class Overloaded(Unavailable):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from lmos_mesh.errors import DeadlineExceeded, Unavailable
+from lmos_mesh.errors import DeadlineExceeded, NobodyAnswers
 from lmos_mesh.transport import Headers, OnPacket, Packet
 
 Publish = Callable[[str, bytes, "Headers | None", str], None]
@@ -87,5 +87,7 @@ class Inboxes:
             timer.cancel()
             self._open.pop(token, None)
         if packet.nobody:
-            raise Unavailable(f"nobody answers on {subject!r}", hint="is it running? `lmos doctor`")
+            raise NobodyAnswers(
+                f"nobody answers on {subject!r}", hint="is it running? `lmos doctor`"
+            )
         return packet

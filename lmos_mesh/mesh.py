@@ -8,14 +8,16 @@ async with Mesh.connect("nats://127.0.0.1:4222") as mesh:
 ```
 """
 
+import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from lmos_mesh import codec, subjects
-from lmos_mesh.bus import Bus, new_instance
-from lmos_mesh.errors import DeadlineExceeded, InstanceLost, MeshError, StreamBroken
+from lmos_mesh.bus import ASK_AGAIN_S, RESTART_S, Bus, new_instance
+from lmos_mesh.errors import DeadlineExceeded, InstanceLost, MeshError, NobodyAnswers, StreamBroken
 from lmos_mesh.messages import (
     CONVERSE,
     FIND_THINGS,
@@ -83,7 +85,8 @@ class Mesh:
 
     async def find(self, **conditions: Any) -> tuple[FoundThing, ...]:
         """The Things that fit; see `FindThings` for the conditions."""
-        return (await self.bus.call(FIND_THINGS, FindThings(**conditions))).things
+        wanted = FindThings(**conditions)
+        return (await self.bus.call(FIND_THINGS, wanted, nobody_s=RESTART_S)).things
 
 
 @asynccontextmanager
@@ -140,6 +143,7 @@ class TurnStream:
         self._stream: ReplyStream | None = None
         self._tries = 0
         self._said = False
+        self._nobody_until = 0.0
 
     @property
     def waiting(self) -> int:
@@ -154,6 +158,9 @@ class TurnStream:
             stream = self._stream or await self._open()
             try:
                 frame = await anext(stream)
+            except NobodyAnswers:
+                if not await self._may_come():
+                    raise
             except (InstanceLost, StreamBroken, DeadlineExceeded) as error:
                 lost = stream.instance
                 if not self._may_repeat(stream, error):
@@ -173,6 +180,18 @@ class TurnStream:
             self._subject, self._payload, headers=self._headers, patience=self._patience
         )
         return self._stream
+
+    async def _may_come(self) -> bool:
+        """Whether to ask once more, as a runtime may just be starting anew."""
+        now = time.monotonic()
+        self._nobody_until = self._nobody_until or now + RESTART_S
+        if now >= self._nobody_until:
+            return False
+        self.close()
+        self._stream = None
+        self._tries -= 1  # nobody has seen this one
+        await asyncio.sleep(ASK_AGAIN_S)
+        return True
 
     def _may_repeat(self, stream: ReplyStream, error: MeshError) -> bool:
         """Only if it was the runtime that died: of agents' deaths it has told us."""

@@ -12,8 +12,8 @@ from lmos_mesh.errors import (
     InstanceLost,
     InvalidMessage,
     MeshError,
+    NobodyAnswers,
     StreamBroken,
-    Unavailable,
     error_from_problem,
 )
 from lmos_mesh.transport import Headers, Packet
@@ -95,7 +95,7 @@ class ReplyStream:
             return
         self._heard = self._loop.time()
         if packet.nobody:
-            self._fail(Unavailable(f"nobody answers on {self.subject!r}", hint="is it running?"))
+            self._fail(NobodyAnswers(f"nobody answers on {self.subject!r}", hint="is it running?"))
             return
         try:
             self._take(packet)

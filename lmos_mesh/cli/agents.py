@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh import subjects
-from lmos_mesh.bus import Bus
+from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.screen import out, plural, print_json
 from lmos_mesh.errors import MeshError
@@ -43,7 +43,7 @@ def describe(name: str, *, subset: str, mesh: str | None) -> int:
 async def find(bus: Bus) -> list[FoundThing]:
     """Everybody that the registry knows, with and without instances."""
     async with answering("registry"):
-        return list((await bus.call(FIND_THINGS, FindThings(live=None))).things)
+        return list((await bus.call(FIND_THINGS, FindThings(live=None), nobody_s=RESTART_S)).things)
 
 
 async def _find_once(mesh: str | None) -> list[FoundThing]:
@@ -53,7 +53,8 @@ async def _find_once(mesh: str | None) -> list[FoundThing]:
 
 async def _description(name: str, *, subset: str, mesh: str | None) -> object:
     async with connected(mesh) as bus, answering("registry"):
-        return (await bus.call(GET_THING, GetThing(name=name, subset=subset))).description
+        wanted = GetThing(name=name, subset=subset)
+        return (await bus.call(GET_THING, wanted, nobody_s=RESTART_S)).description
 
 
 async def _watch(*, everyone: bool, mesh: str | None) -> None:

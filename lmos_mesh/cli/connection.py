@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus, new_instance
 from lmos_mesh.cli.screen import err
-from lmos_mesh.errors import Unavailable
+from lmos_mesh.errors import NobodyAnswers, Unavailable
 from lmos_mesh.mesh_state import find_mesh
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.settings import Settings, load_settings
@@ -73,9 +73,7 @@ async def answering(service: str) -> AsyncGenerator[None]:
     """
     try:
         yield
-    except Unavailable as exc:
-        if "nobody answers" not in exc.message:
-            raise
+    except NobodyAnswers as exc:
         raise Unavailable(
             f"no {service} answers on this mesh",
             hint="`lmos doctor` says what is missing, `lmos logs` why",

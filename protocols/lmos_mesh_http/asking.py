@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from lmos_mesh.bus import Bus
+from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.endpoint import Endpoint, Message
 from lmos_mesh.errors import MeshError
 from lmos_mesh.mesh import TurnStream, converse
@@ -55,7 +55,9 @@ class Asker:
     ) -> ReplyT:
         """The one reply to a short question."""
         await self._connected()
-        return await self.bus.call(endpoint, question, tenant=tenant, headers=trace_of(request))
+        return await self.bus.call(
+            endpoint, question, tenant=tenant, headers=trace_of(request), nobody_s=RESTART_S
+        )
 
     def break_off(self, error: MeshError) -> None:
         """End every answer that is still coming with an error."""

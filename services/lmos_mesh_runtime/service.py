@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pydantic import Field
 
 from lmos_mesh import subjects
-from lmos_mesh.bus import Bus, route
+from lmos_mesh.bus import RESTART_S, Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.codec import encode_value
 from lmos_mesh.directory import Directory
@@ -219,6 +219,7 @@ class Runtime:
                 agent=request.agent,
             ),
             tenant=call.tenant,
+            nobody_s=RESTART_S,
         )
 
     def _ask(

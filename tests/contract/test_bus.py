@@ -31,6 +31,9 @@ from lmos_mesh.errors import (
     TooLarge,
     Unavailable,
 )
+from lmos_mesh.mesh import Mesh as Client
+from lmos_mesh.messages import CONVERSE, Converse
+from lmos_mesh.messages import Answer as Turned
 from lmos_mesh.reply_stream import Frame, Patience, ReplyStream
 from lmos_mesh.transport import Headers, Packet, Transport
 from tests.conftest import Mesh, new_name
@@ -125,6 +128,37 @@ async def test_where_nobody_serves_a_call_fails_at_once(mesh: Mesh) -> None:
         with pytest.raises(Unavailable, match="nobody answers"):
             await caller.call(Endpoint("nobody", "x", Question, Answer), Question(text=""))
         assert time.monotonic() - began < 1
+
+
+async def test_a_call_may_wait_for_somebody_who_is_just_starting(mesh: Mesh) -> None:
+    async with mesh.bus("caller") as caller, mesh.bus("oracle") as oracle:
+
+        async def start() -> None:
+            await asyncio.sleep(0.2)
+            await serve(oracle)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(start())
+            answer = await caller.call(ASK, Question(text="there?"), nobody_s=SOON_S)
+
+        assert answer.text == "there?"
+
+
+async def test_a_turn_may_wait_for_a_runtime_that_is_just_starting(mesh: Mesh) -> None:
+    async def respond(request: Converse, call: Call) -> Turned:
+        return Turned(answer="here", conversation="c", turn=request.turn or "")
+
+    async with mesh.bus("caller") as caller, mesh.bus("oracle") as oracle:
+
+        async def start() -> None:
+            await asyncio.sleep(0.2)
+            await oracle.serve("runtime", [route(CONVERSE, respond)])
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(start())
+            answer = await Client(caller).ask("there?")
+
+        assert answer.answer == "here"
 
 
 async def test_replicas_share_the_calls(mesh: Mesh) -> None:
