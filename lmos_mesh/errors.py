@@ -18,7 +18,8 @@
     * `AgentFailed` (500): the agent's own code raised
     * `SettingsError`: this process cannot start as configured
 
-Errors cross the mesh as a `code`, so each class owns one and keeps it forever.
+Errors cross the mesh as a `code`, so each class owns one and keeps it forever; `NobodyAnswers`,
+which only whoever asked can know, crosses it as `Unavailable`.
 """
 
 from collections.abc import Iterable, Mapping

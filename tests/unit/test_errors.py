@@ -13,6 +13,7 @@ from lmos_mesh.errors import (
     InvalidDescription,
     InvalidMessage,
     MeshError,
+    NobodyAnswers,
     NotFound,
     Overloaded,
     SettingsError,
@@ -27,7 +28,7 @@ def every_kind() -> Iterator[type[MeshError]]:
     pending: list[type[MeshError]] = [MeshError]
     while pending:
         kind = pending.pop()
-        if kind.__module__.startswith("lmos_mesh"):
+        if kind.__module__.startswith("lmos_mesh") and "code" in vars(kind):
             yield kind
         pending.extend(kind.__subclasses__())
 
@@ -54,6 +55,14 @@ def test_an_error_comes_back_from_its_problem_as_the_same_class(kind: type[MeshE
     assert (again.message, again.hint, again.details) == (error.message, error.hint, error.details)
     assert str(again) == "what went wrong (what to do)"
     assert again.problem() == error.problem()
+
+
+def test_that_nobody_answers_is_told_to_others_as_unavailable() -> None:
+    error = NobodyAnswers("nobody answers on 'x'")
+
+    again = error_from_problem(error.problem(), status=error.status, message="")
+
+    assert type(again) is Unavailable  # or whoever hears of it would ask for it once more
 
 
 def test_a_problem_document_is_as_rfc_9457_has_it() -> None:
