@@ -59,8 +59,8 @@ def route(
 ) -> Route:
     """A route whose handler gets and gives messages; a wrong type fails the type check."""
 
-    async def respond(call: Call) -> Message:
-        return await handler(codec.decode(endpoint.request, call.payload), call)
+    def respond(call: Call) -> Awaitable[Message]:
+        return handler(codec.decode(endpoint.request, call.payload), call)
 
     return Route(endpoint.operation, respond)
 
@@ -78,6 +78,7 @@ class Bus:
         self.transport = transport
         self.tenant = tenant
         self.instance = instance
+        self._token = subjects.escape(tenant)
         self._timeout_s = timeout_s
         self.on_drain: Callable[[], None] | None = None
         self._duties = Duties(transport, instance)
@@ -144,7 +145,7 @@ class Bus:
             DeadlineExceeded: No answer in time.
             MeshError: The error the other side raised, as the same class.
         """
-        subject = endpoint.subject(subjects.escape(tenant or self.tenant))
+        subject = endpoint.subject(self._token_of(tenant))
         payload = codec.encode(request)
         until = time.monotonic() + nobody_s
         while True:
@@ -202,7 +203,7 @@ class Bus:
         The body of the `end` frame is the whole reply; see `open_stream` for the errors, and
         `call` for the arguments.
         """
-        subject = endpoint.subject(subjects.escape(tenant or self.tenant))
+        subject = endpoint.subject(self._token_of(tenant))
         stream = await self.open_stream(
             subject, codec.encode(request), headers=headers, patience=patience
         )
@@ -265,6 +266,9 @@ class Bus:
         with suppress(MeshError):
             self.transport.publish(subject, body)
 
+    def _token_of(self, tenant: str | None) -> str:
+        return subjects.escape(tenant) if tenant else self._token
+
     def _allowed_s(self, timeout_s: float) -> float:
         """No question may outlast the one that it helps to answer."""
         call = calls.current.get()
@@ -297,7 +301,7 @@ class Bus:
         """Answer a service's operations for every tenant, sharing them with its replicas."""
         by_operation = {one.operation: one.respond for one in routes}
 
-        async def respond(call: Call) -> Message | Any:
+        def respond(call: Call) -> Awaitable[Message | Any]:
             operation = call.subject.rsplit(".", 1)[1]
             known = by_operation.get(operation)
             if known is None:
@@ -305,7 +309,7 @@ class Bus:
                     f"{service} has no operation {operation!r}",
                     hint=f"it has {', '.join(sorted(by_operation))}",
                 )
-            return await known(call)
+            return known(call)
 
         return await self.respond(
             f"lmos.*.{service}.*",

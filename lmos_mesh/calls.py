@@ -59,7 +59,6 @@ class Call:
         "_seq",
         "_transport",
         "as_json",
-        "begun",
         "deadline",
         "done",
         "ended_by",
@@ -90,7 +89,6 @@ class Call:
         self.streaming = bool(packet.reply) and headers.get(ACCEPT) == STREAM
         self.task = headers.get(MESSAGE_ID) or task
         self.tenant = subjects.tenant_of(packet.subject)
-        self.begun = False
         self.done = False
         self.deadline: float | None = None
         self.hops = 0
@@ -179,8 +177,7 @@ class Call:
         if self.runner is None:
             with suppress(MeshError):
                 self.fail(error)
-        elif self.begun:
-            # Before that it would end without a word; the runner looks when it begins.
+        else:
             self.runner.cancel()
 
     def trace_headers(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -150,15 +150,21 @@ class NatsTransport:
             raise too_large(subject, size, self.max_payload)
         self._client.send(b"".join(parts))
 
-    async def request(
+    def request(
         self, subject: str, payload: bytes, *, headers: Headers | None = None, timeout_s: float
-    ) -> Packet:
+    ) -> Coroutine[Any, Any, Packet]:
         """See `Transport.request`. While the bus is lost nothing is sent that might come later."""
-        if not self._client.is_connected:
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            await self.wait_connected(timeout_s=timeout_s)
-            timeout_s = max(0.001, timeout_s - (loop.time() - began))
+        if self._client.is_connected:
+            return self._inboxes.request(subject, payload, headers, timeout_s)
+        return self._request_when_back(subject, payload, headers, timeout_s)
+
+    async def _request_when_back(
+        self, subject: str, payload: bytes, headers: Headers | None, timeout_s: float
+    ) -> Packet:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self.wait_connected(timeout_s=timeout_s)
+        timeout_s = max(0.001, timeout_s - (loop.time() - began))
         return await self._inboxes.request(subject, payload, headers, timeout_s)
 
     def open_inbox(self, on_packet: OnPacket) -> OpenInbox:
@@ -321,7 +327,7 @@ def without_secrets(url: str) -> str:
 
 
 def _header_block(headers: Headers) -> bytes:
-    lines = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in headers.items())
+    lines = "".join([f"{name}: {_one_line(value)}\r\n" for name, value in headers.items()])
     return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "replace")
 
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
@@ -527,6 +528,57 @@ async def test_calls_that_wait_are_answered_in_the_order_they_came(mesh: Mesh) -
         for number in range(20):
             tasks.create_task(caller.call(ASK, Question(text=str(number))))
     assert order == [str(number) for number in range(20)]
+
+
+_said: ContextVar[str] = ContextVar("said", default="nothing")
+
+
+async def test_calls_that_come_together_share_no_context_variable(mesh: Mesh) -> None:
+    async def say(question: Question, call: Call) -> Answer:
+        before = _said.get()
+        _said.set(question.text)
+        if question.count % 2:  # those that wait and those that do not
+            await asyncio.sleep(0)
+        return Answer(text=f"{before}, {_said.get()}")
+
+    async with two(mesh, say) as caller, asyncio.TaskGroup() as tasks:
+        asked = [
+            tasks.create_task(caller.call(ASK, Question(text=f"word {n}", count=n)))
+            for n in range(1, 31)
+        ]
+    assert [one.result().text for one in asked] == [f"nothing, word {n}" for n in range(1, 31)]
+
+
+async def test_what_stops_one_call_does_not_stop_the_one_that_comes_after_it(mesh: Mesh) -> None:
+    async def answer(question: Question, call: Call) -> Answer:
+        if question.text == "first":
+            call.cancel("it has seen enough")
+        else:
+            await asyncio.sleep(0)
+        return Answer(text=question.text)
+
+    async with two(mesh, answer) as caller, asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(caller.call(ASK, Question(text="first")))
+        second = tasks.create_task(caller.call(ASK, Question(text="second")))
+    assert [first.result().text, second.result().text] == ["first", "second"]
+
+
+async def test_a_call_that_waits_holds_up_none_that_came_with_it(mesh: Mesh) -> None:
+    everybody_is_here = asyncio.Event()
+    here = 0
+
+    async def meet(question: Question, call: Call) -> Answer:
+        nonlocal here
+        here += 1
+        if here == 20:
+            everybody_is_here.set()
+        await everybody_is_here.wait()
+        return Answer(text="")
+
+    async with two(mesh, meet) as caller, asyncio.timeout(SOON_S), asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(caller.call(ASK, Question(text="")))
+    assert here == 20
 
 
 class Gate:
