@@ -158,28 +158,41 @@ class Bus:
             else:
                 return codec.decode(endpoint.reply, packet.payload)
 
-    async def request(
+    def request(
         self,
         subject: str,
         payload: bytes,
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-    ) -> Packet:
+    ) -> Coroutine[Any, Any, Packet]:
         """Ask with bytes; otherwise as `call`."""
-        timeout_s = self._allowed_s(self._timeout_s if timeout_s is None else timeout_s)
         if telemetry.recording():
-            with telemetry.span(
-                f"send {template(subject)}",
-                kind=SpanKind.CLIENT,
-                attributes={"messaging.system": "nats", "messaging.destination.name": subject},
-            ):
-                return await self._request(subject, payload, headers, timeout_s)
-        return await self._request(subject, payload, headers, timeout_s)
+            return self._recorded_request(subject, payload, headers, timeout_s)
+        return self._request(subject, payload, headers, timeout_s)
+
+    async def _recorded_request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_s: float | None,
+    ) -> Packet:
+        with telemetry.span(
+            f"send {template(subject)}",
+            kind=SpanKind.CLIENT,
+            attributes={"messaging.system": "nats", "messaging.destination.name": subject},
+        ):
+            return await self._request(subject, payload, headers, timeout_s)
 
     async def _request(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout_s: float
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_s: float | None,
     ) -> Packet:
+        timeout_s = self._allowed_s(self._timeout_s if timeout_s is None else timeout_s)
         sent = self._headers(timeout_s)
         if headers:
             sent.update(headers)

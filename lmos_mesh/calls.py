@@ -40,7 +40,6 @@ class Call:
 
     Attributes:
         subject: Where it was asked.
-        tenant: Whose request it is.
         payload: What was asked, as bytes.
         reply: Where the answer goes; empty if nobody waits for one.
         headers: As they came.
@@ -71,7 +70,6 @@ class Call:
         "streaming",
         "subject",
         "task",
-        "tenant",
     )
 
     def __init__(self, packet: Packet, transport: Transport, *, task: str) -> None:
@@ -88,7 +86,6 @@ class Call:
         self.as_json = codec.is_json(packet.payload)
         self.streaming = bool(packet.reply) and headers.get(ACCEPT) == STREAM
         self.task = headers.get(MESSAGE_ID) or task
-        self.tenant = subjects.tenant_of(packet.subject)
         self.done = False
         self.deadline: float | None = None
         self.hops = 0
@@ -106,6 +103,11 @@ class Call:
             self.deadline = _number(DEADLINE, deadline) / 1000
         if hops := self.headers.get(HOPS):
             self.hops = _number(HOPS, hops)
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return subjects.tenant_of(self.subject)
 
     @property
     def remaining_s(self) -> float | None:

@@ -60,9 +60,12 @@ class Duties:
 
     def tally(self, name: str) -> Tally:
         """What has been done so far under the last tokens of a subject, as `router.decide`."""
-        if name not in self._tallies and len(self._tallies) >= _TALLIES:
-            return Tally()  # somebody makes names up
-        return self._tallies.setdefault(name, Tally())
+        found = self._tallies.get(name)
+        if found is None:
+            found = Tally()
+            if len(self._tallies) < _TALLIES:  # else somebody makes names up
+                self._tallies[name] = found
+        return found
 
 
 class Pool:

@@ -133,7 +133,7 @@ class NatsTransport:
         self._send(subject, payload, headers, reply)
 
     def _send(self, subject: str, payload: bytes, headers: Headers | None, reply: str) -> None:
-        if subject is not self._checked:  # as the frames of a stream, sent one after another
+        if subject != self._checked:  # as the frames of a stream, sent one after another
             check_subject(subject)
             self._checked = subject
         if reply:
@@ -146,7 +146,7 @@ class NatsTransport:
         else:
             size = len(payload)
             parts = (f"PUB {subject} {reply} {size}\r\n".encode(), payload, b"\r\n")
-        if size > self._client.max_payload:
+        if size > self._client._max_payload:
             raise too_large(subject, size, self.max_payload)
         self._client.send(b"".join(parts))
 
