@@ -170,6 +170,9 @@ class Asker:
         if ask.said:
             ask.said.clear()
             await ask.send("restart", {"reason": str(error), "lost": ask.instance})
+        if begun and not isinstance(error, InstanceLost | Unavailable):
+            # Whoever was at it lives, and drops what it has seen before.
+            ask.task = f"{ask.task}.{ask.attempts}"
         ask.instance, ask.begun = "", False
 
     async def _until_live(self, key: ThingKey, error: MeshError) -> None:
