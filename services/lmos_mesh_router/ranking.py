@@ -1,0 +1,318 @@
+"""The agents that a message could be for, in order, how sure that is, and why. Pure.
+
+A `Learned` is everything that is known at one moment. It never changes: a service holds one per
+tenant and replaces it, and whoever holds the old one decides by the old one. It is whole with or
+without a trained head. Where one of the capabilities in question has changed since the head was
+trained, the answer is found in closed form from the evidence as it is now.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lmos_mesh.membership import ThingKey
+from lmos_mesh_router.calibration import Calibration, probabilities
+from lmos_mesh_router.evidence import (
+    Evidence,
+    EvidenceMatrix,
+    Floats,
+    Mask,
+    Query,
+    Rows,
+    joined,
+)
+from lmos_mesh_router.head import Head, local_ridge
+from lmos_mesh_router.scope import Gate
+
+Method = Literal["head", "instant"]
+
+SHORTLIST = 8
+"""Capabilities that are looked at closely, by the head's order and as many by nearness."""
+
+_LOCAL = 6
+_DENSITY_TEMPERATURE = 0.05
+_DENSITY_WEIGHT: Mapping[Method, float] = {"head": 1.5, "instant": 0.33}
+_FORGOTTEN = -1e9
+
+# Fitted on CLINC150 validation data as ten agents known by the names of their capabilities alone:
+# what holds until there are examples to fit it on.
+DEFAULT_CALIBRATION: Mapping[Method, Calibration] = {
+    "head": Calibration(temperature=2.0, route_at=0.9, possible_at=0.1),
+    "instant": Calibration(temperature=10.0, route_at=0.9, possible_at=0.1),
+}
+DEFAULT_GATE: Mapping[Method, Gate] = {
+    "head": Gate(usual=(0.6, 0.6, 0.5, 2.0), spread=(0.15, 0.15, 0.15, 1.0), least=-6.0),
+    "instant": Gate(usual=(0.6, 0.6, 0.5, 0.5), spread=(0.15, 0.15, 0.15, 0.2), least=-6.0),
+}
+
+
+class Ranked(NamedTuple):
+    """An agent, and what spoke for it.
+
+    Attributes:
+        probability: How likely it is the right one, given that one of them is.
+        capability: Its likeliest capability.
+        share: How much of the agent's probability that capability has.
+        similarity: The cosine of the message and the text below.
+        evidence: The nearest text of that capability.
+    """
+
+    key: ThingKey
+    probability: float
+    capability: str
+    share: float
+    similarity: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The agents, the likeliest first.
+
+    Attributes:
+        ranked: Empty where no agent may be chosen.
+        in_scope: Whether the message is about anything that they can do.
+        scope: How usual it is for a message in scope; see `Gate.score`.
+        possible: The agents that it could be, the likeliest first; more than one: ask back.
+        sure: Whether the first is likely enough to be routed to without asking anybody.
+        method: What decided.
+    """
+
+    ranked: tuple[Ranked, ...] = ()
+    in_scope: bool = False
+    scope: float = float("-inf")
+    possible: tuple[ThingKey, ...] = ()
+    sure: bool = False
+    method: Method = "instant"
+
+    @property
+    def confidence(self) -> float:
+        """How likely the first agent is right, given that one of them is."""
+        return self.ranked[0].probability if self.ranked else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """All that is known at one moment.
+
+    Attributes:
+        matrix: The evidence.
+        head: The head in the order of the matrix's classes, or None.
+        current: The classes for which the head may speak, bool[classes].
+        calibration: By method.
+        gate: By method.
+    """
+
+    matrix: EvidenceMatrix
+    head: Head | None = field(default=None, repr=False)
+    current: Mask = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False)
+    calibration: Mapping[Method, Calibration] = field(
+        default_factory=lambda: dict(DEFAULT_CALIBRATION)
+    )
+    gate: Mapping[Method, Gate] = field(default_factory=lambda: dict(DEFAULT_GATE))
+
+    @classmethod
+    def of(
+        cls,
+        matrix: EvidenceMatrix,
+        head: Head | None = None,
+        calibration: Mapping[Method, Calibration] | None = None,
+        gate: Mapping[Method, Gate] | None = None,
+    ) -> "Learned":
+        """What is known with this evidence and a head that may be older; at once."""
+        fitted = _aligned(matrix, head) if head is not None else None
+        return cls(
+            matrix,
+            fitted[0] if fitted else None,
+            fitted[1] if fitted else np.zeros(len(matrix.classes), np.bool_),
+            dict(calibration or DEFAULT_CALIBRATION),
+            dict(gate or DEFAULT_GATE),
+        )
+
+    def changed_to(self, matrix: EvidenceMatrix) -> "Learned":
+        """The same knowledge of other evidence: what to decide by until it is learned anew."""
+        return Learned.of(matrix, self.head, self.calibration, self.gate)
+
+
+def _aligned(matrix: EvidenceMatrix, head: Head) -> tuple[Head, Mask] | None:
+    if head.weights.shape[1] != matrix.features:
+        return None  # from another encoder
+    now = matrix.said_of()
+    current = np.array([head.said_of.get(key) == now[key] for key in matrix.classes], np.bool_)
+    if head.classes == matrix.classes:
+        return head, current
+    place = {key: at for at, key in enumerate(head.classes)}
+    weights = np.zeros((len(matrix.classes), head.weights.shape[1]), np.float32)
+    bias = np.full(len(matrix.classes), _FORGOTTEN, np.float32)
+    for at, key in enumerate(matrix.classes):
+        if (old := place.get(key)) is not None:
+            weights[at], bias[at] = head.weights[old], head.bias[old]
+    return Head(matrix.classes, weights, bias, head.said_of), current
+
+
+class Measured(NamedTuple):
+    """A message held against the nearest capabilities.
+
+    Attributes:
+        classes: The nearest capabilities, int64[k].
+        scores: What speaks for each; the higher the likelier.
+        rows: The nearest text of each.
+        similarities: How near that is.
+        signals: What the gate judges.
+    """
+
+    method: Method
+    classes: Rows
+    scores: npt.NDArray[np.float64]
+    rows: Rows
+    similarities: Floats
+    signals: tuple[float, float, float, float]
+
+
+def measure(
+    query: Query, learned: Learned, eligible: Mask | None = None, *, method: Method | None = None
+) -> Measured | None:
+    """Hold a message against the capabilities that may be chosen; None where there are none.
+
+    Args:
+        query: The message.
+        learned: What is known.
+        eligible: The classes that may be chosen, bool[classes]; all if not given.
+        method: What decides; by itself the head where it is up to date, and else what is instant.
+    """
+    matrix = learned.matrix
+    count = len(matrix.classes) if eligible is None else int(np.count_nonzero(eligible))
+    if count == 0:
+        return None
+    whole = joined(query)
+    head = learned.head if method != "instant" else None
+    near = matrix.centroids @ whole
+    claims = head.weights @ whole + head.bias if head is not None else near
+    if eligible is not None and count < len(eligible):
+        near = np.where(eligible, near, np.float32(_FORGOTTEN))
+        claims = np.where(eligible, claims, np.float32(_FORGOTTEN))
+    classes = _shortlist(near, claims, min(SHORTLIST, count))
+    density, rows, similarities = _densities(query.vector, matrix, classes)
+    middle = float((matrix.means[classes] @ query.vector).max())
+    if head is not None and (method == "head" or _speaks(learned, classes, near, density)):
+        used: Method = "head"
+        claim = claims[classes].astype(np.float64)
+    else:
+        used = "instant"
+        order = np.argsort(-(density + near[classes]), kind="stable")[:_LOCAL]
+        order.sort()
+        classes, density = classes[order], density[order]
+        rows, similarities = rows[order], similarities[order]
+        claim = local_ridge(matrix, whole, classes)
+    scores = claim + _DENSITY_WEIGHT[used] * density
+    signals = (
+        float(similarities.max()),
+        middle,
+        float(density.max()),
+        float(claim.max()),
+    )
+    return Measured(used, classes, scores, rows, similarities, signals)
+
+
+def _shortlist(near: Floats, claims: Floats, count: int) -> Rows:
+    if count == len(near):
+        return np.arange(count)
+    picked = np.zeros(len(near), np.bool_)
+    picked[np.argpartition(-near, count - 1)[:count]] = True
+    if claims is not near:
+        picked[np.argpartition(-claims, count - 1)[:count]] = True
+    # The rest of a shortlist may be what is not eligible, or what the head has never seen.
+    return np.flatnonzero(picked & (near > _FORGOTTEN / 2))
+
+
+def _speaks(learned: Learned, classes: Rows, near: Floats, density: Floats) -> bool:
+    """Whether the head knows every capability that is in question as it is now."""
+    current = learned.current[classes]
+    if current.all():
+        return True
+    order = np.argsort(-(density + near[classes]), kind="stable")[:_LOCAL]
+    return bool(current[order].all())
+
+
+def _densities(
+    vector: Floats, matrix: EvidenceMatrix, classes: Rows
+) -> tuple[Floats, Rows, Floats]:
+    """Of each class: how dense its texts are around a message, the nearest of them, how near.
+
+    A kernel density (Parzen, 1962) on the scale of a cosine: between the mean and the highest.
+    """
+    first, last = matrix.starts[classes], matrix.starts[classes + 1]
+    counts = last - first
+    begins = np.cumsum(counts) - counts
+    rows = np.arange(int(counts.sum())) + np.repeat(first - begins, counts)
+    near = matrix.vectors[rows] @ vector
+    highest = np.maximum.reduceat(near, begins)
+    apart = np.repeat(highest, counts)
+    close = np.exp((near - apart) * np.float32(1 / _DENSITY_TEMPERATURE)) * matrix.weights[rows]
+    share = np.add.reduceat(close, begins) / matrix.masses[classes]
+    density = highest + np.float32(_DENSITY_TEMPERATURE) * np.log(share)
+    # The first of each class that is as near as its nearest.
+    at_best = np.flatnonzero(near == apart)
+    best = at_best[np.searchsorted(at_best, begins)]
+    return density, rows[best], highest
+
+
+def rank(query: Query, learned: Learned, eligible: Mask | None = None) -> Ranking:
+    """The agents that a message could be for.
+
+    Args:
+        query: The message.
+        learned: What is known.
+        eligible: The classes that may be chosen: `EvidenceMatrix.mask` of the agents that may be.
+    """
+    measured = measure(query, learned, eligible)
+    return Ranking() if measured is None else ranking_of(measured, learned)
+
+
+def ranking_of(measured: Measured, learned: Learned) -> Ranking:
+    """The agents by what was measured."""
+    matrix, method = learned.matrix, measured.method
+    calibration, gate = learned.calibration[method], learned.gate[method]
+    shares = probabilities(measured.scores, calibration.temperature).tolist()
+    sums: dict[int, float] = {}
+    best: dict[int, int] = {}
+    for number, (at, share) in enumerate(
+        zip(matrix.agent_of[measured.classes].tolist(), shares, strict=True)
+    ):
+        sums[at] = sums.get(at, 0.0) + share
+        if at not in best or share > shares[best[at]]:
+            best[at] = number
+    ranked = tuple(
+        _ranked(matrix, measured, at, best[at], sums[at], shares[best[at]])
+        for at in sorted(sums, key=lambda at: (-sums[at], matrix.agents[at]))
+    )
+    possible = tuple(
+        one.key for one in ranked if one.probability >= calibration.possible_at
+    ) or (ranked[0].key,)
+    scope = gate.score(measured.signals)
+    return Ranking(
+        ranked,
+        scope >= gate.least,
+        scope,
+        possible,
+        ranked[0].probability >= calibration.route_at,
+        method,
+    )
+
+
+def _ranked(
+    matrix: EvidenceMatrix, measured: Measured, at: int, number: int, sum: float, share: float
+) -> Ranked:
+    return Ranked(
+        matrix.agents[at],
+        min(1.0, sum),
+        matrix.classes[int(measured.classes[number])].capability,
+        share / sum if sum else 0.0,
+        float(measured.similarities[number]),
+        matrix.evidence[int(measured.rows[number])],
+    )
+
+

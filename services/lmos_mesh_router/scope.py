@@ -1,0 +1,68 @@
+"""Whether a message is about anything that the agents can do, apart from which of them. Pure.
+
+How sure the choice of an agent is says little about that: of two strangers one is always nearer.
+How near the message is says much: to the nearest text, to the middle of a capability, to its
+texts taken together, and how strongly the classifier claims it. Each is measured by how examples
+do that the router has not seen, and the four are added up. The threshold is what a share of these
+examples stays below, so no message that is out of scope is needed to set it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+ACCEPTED = 0.95
+"""How many of the messages that are in scope shall pass."""
+
+_HELD_BY = 20.0  # examples that count as much as the default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What is usual for a message in scope, per signal, and how unusual it may be.
+
+    Attributes:
+        usual: The mean of each signal: nearest text, nearest middle, density, claim.
+        spread: Their standard deviations.
+        least: The sum of standardised signals below which a message is out of scope.
+        examples: How many examples this was fitted on; 0 for a default.
+    """
+
+    usual: tuple[float, ...]
+    spread: tuple[float, ...]
+    least: float
+    examples: int = 0
+
+    def score(self, signals: Sequence[float]) -> float:
+        """How usual a message is; 0 is as usual as they come on average, higher is more so."""
+        return sum(
+            (signal - usual) / spread
+            for signal, usual, spread in zip(signals, self.usual, self.spread, strict=True)
+        )
+
+    def accepts(self, signals: Sequence[float]) -> bool:
+        """Whether a message is in scope."""
+        return self.score(signals) >= self.least
+
+
+def fit(
+    signals: npt.NDArray[np.float64], default: Gate, *, accepted: float = ACCEPTED
+) -> Gate:
+    """The gate for the signals of held-out examples; float64[examples, 4].
+
+    A few examples say little of how wide they spread, so the default counts like `_HELD_BY`.
+    """
+    count = len(signals)
+    if not count:
+        return default
+    own = count / (count + _HELD_BY)
+    usual = own * signals.mean(axis=0) + (1 - own) * np.array(default.usual)
+    spread = own * signals.std(axis=0) + (1 - own) * np.array(default.spread)
+    spread = np.maximum(spread, 1e-3)
+    scores = ((signals - usual) / spread).sum(axis=1)
+    least = own * float(np.quantile(scores, 1 - accepted)) + (1 - own) * default.least
+    return Gate(
+        usual=tuple(usual.tolist()), spread=tuple(spread.tolist()), least=least, examples=count
+    )
