@@ -21,6 +21,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "raw_nats": ("nats-py==2.16.*", "uvloop>=0.21"),
     "faststream": ("faststream[nats]==0.7.8", "uvloop>=0.21"),
     "synadia": ("synadia-ai-agent-service==0.5.*", "synadia-ai-agents==0.8.*", "uvloop>=0.21"),
+    "semantic_router": ("semantic-router==1.1.1",),
     "a2a": ("a2a-sdk[http-server]==1.3.*", "uvicorn[standard]>=0.34"),
 }
 

@@ -1,4 +1,4 @@
-"""Turns scores into probabilities that mean what they say, and into sets that hold the answer. Pure.
+"""Turns scores into honest probabilities, and into sets that hold the answer. Pure.
 
 Everything is fitted on what was registered: each example is judged by a router that has not seen
 it. Temperature scaling: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.
@@ -116,10 +116,14 @@ def surest(
     *,
     precision: float = SURE_ENOUGH,
 ) -> float:
-    """The lowest confidence from which on upwards enough are right; the default if none is."""
+    """The lowest confidence from which on upwards enough are right; the default if none is.
+
+    Enough by two standard errors more, or every second promise would be broken by chance.
+    """
     order = np.argsort(-confidence, kind="stable")
-    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(share >= precision)
+    count = np.arange(1, len(order) + 1)
+    share = np.cumsum(right[order]) / count
+    enough = np.flatnonzero(share >= precision + 2 * np.sqrt(precision * (1 - precision) / count))
     if not len(enough) or len(order) < _HELD_BY:
         return default
     return float(confidence[order[enough[-1]]])

@@ -247,7 +247,7 @@ class EvidenceMatrix:
         gone = set(rows)
         kept = np.array([at for at in range(len(self)) if at not in gone], np.int64)
         return EvidenceMatrix.build(
-            [self.evidence[at] for at in kept], self.vectors[kept], self.words[kept]
+            [self.evidence[int(at)] for at in kept], self.vectors[kept], self.words[kept]
         )
 
     def said_of(self) -> Mapping[ClassKey, frozenset[str]]:

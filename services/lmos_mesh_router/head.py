@@ -9,6 +9,7 @@ Vapnik, Local Learning Algorithms, 1992), for one message, in a fraction of a mi
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ RIDGE = 0.05
 
 MOST_CELLS = 60_000_000
 """Rows times classes that training may take on: five matrices of so many numbers are held."""
+
+_Numbers = npt.NDArray[np.floating[Any]]
 
 _MEMORY = 10
 _LOCAL_RIDGE = 1.0
@@ -72,8 +75,8 @@ def train(
     )
     return Head(
         matrix.classes,
-        np.ascontiguousarray(weights[:-1].T),
-        np.ascontiguousarray(weights[-1]),
+        np.ascontiguousarray(weights[:-1].T, np.float32),
+        np.ascontiguousarray(weights[-1], np.float32),
         dict(matrix.said_of()),
     )
 
@@ -95,7 +98,7 @@ class _Loss:
     def __init__(self, rows: Floats, targets: Floats, weights: Floats) -> None:
         self._rows, self._targets, self._weights = rows, targets, weights
 
-    def at(self, point: Floats) -> tuple[float, Floats]:
+    def at(self, point: _Numbers) -> tuple[float, _Numbers]:
         scores = self._rows @ point
         scores -= scores.max(axis=1, keepdims=True)
         fit = np.einsum("nc,nc->n", scores, self._targets)
@@ -109,9 +112,9 @@ class _Loss:
         return loss + 0.5 * RIDGE * float(np.vdot(point, point)), slope
 
 
-def _minimum(loss: _Loss, point: Floats, *, tolerance: float, most_steps: int) -> Floats:
+def _minimum(loss: _Loss, point: _Numbers, *, tolerance: float, most_steps: int) -> _Numbers:
     value, slope = loss.at(point)
-    steps: deque[tuple[Floats, Floats, float]] = deque(maxlen=_MEMORY)
+    steps: deque[tuple[_Numbers, _Numbers, float]] = deque(maxlen=_MEMORY)
     for _ in range(most_steps):
         direction = _direction(slope, steps)
         steepness = float(np.vdot(slope, direction))
@@ -135,7 +138,7 @@ def _minimum(loss: _Loss, point: Floats, *, tolerance: float, most_steps: int) -
     return point
 
 
-def _direction(slope: Floats, steps: "deque[tuple[Floats, Floats, float]]") -> Floats:
+def _direction(slope: _Numbers, steps: "deque[tuple[_Numbers, _Numbers, float]]") -> _Numbers:
     found = slope.copy()
     shares: list[float] = []
     for moved, turned, inverse in reversed(steps):
@@ -168,7 +171,7 @@ def local_ridge(matrix: EvidenceMatrix, joined: Floats, classes: Rows) -> npt.ND
     of: list[int] = []
     weights: list[Floats] = []
     for number, at in enumerate(classes.tolist()):
-        rows = np.arange(matrix.starts[at], matrix.starts[at + 1])
+        rows = np.arange(int(matrix.starts[at]), int(matrix.starts[at + 1]))
         if len(rows) > _LOCAL_ROWS:
             near = matrix.vectors[rows] @ joined[: matrix.vectors.shape[1]]
             rows = rows[np.sort(np.argpartition(-near, _LOCAL_ROWS)[:_LOCAL_ROWS])]

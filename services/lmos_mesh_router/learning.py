@@ -100,11 +100,7 @@ def _is_example(matrix: EvidenceMatrix, row: int) -> bool:
     return matrix.evidence[row].kind == "example"
 
 
-def _judged(
-    matrix: EvidenceMatrix, row: int, found: Measured, rest: EvidenceMatrix
-) -> Judged:
+def _judged(matrix: EvidenceMatrix, row: int, found: Measured, rest: EvidenceMatrix) -> Judged:
     one = matrix.evidence[row]
     truth = rest.agents.index(one.key) if one.key in rest.agents else -1
     return Judged(found.scores, rest.agent_of[found.classes], truth)
-
-

@@ -40,12 +40,16 @@ _FORGOTTEN = -1e9
 # Fitted on CLINC150 validation data as ten agents known by the names of their capabilities alone:
 # what holds until there are examples to fit it on.
 DEFAULT_CALIBRATION: Mapping[Method, Calibration] = {
-    "head": Calibration(temperature=2.0, route_at=0.9, possible_at=0.1),
-    "instant": Calibration(temperature=10.0, route_at=0.9, possible_at=0.1),
+    "head": Calibration(temperature=1.99, route_at=0.93, possible_at=0.12),
+    "instant": Calibration(temperature=17.8, route_at=0.93, possible_at=0.12),
 }
 DEFAULT_GATE: Mapping[Method, Gate] = {
-    "head": Gate(usual=(0.6, 0.6, 0.5, 2.0), spread=(0.15, 0.15, 0.15, 1.0), least=-6.0),
-    "instant": Gate(usual=(0.6, 0.6, 0.5, 0.5), spread=(0.15, 0.15, 0.15, 0.2), least=-6.0),
+    "head": Gate(
+        usual=(0.603, 0.579, 0.547, 3.268), spread=(0.161, 0.163, 0.157, 1.106), least=-6.14
+    ),
+    "instant": Gate(
+        usual=(0.603, 0.579, 0.547, 0.119), spread=(0.161, 0.163, 0.157, 0.074), least=-5.84
+    ),
 }
 
 
@@ -74,19 +78,29 @@ class Ranking:
 
     Attributes:
         ranked: Empty where no agent may be chosen.
-        in_scope: Whether the message is about anything that they can do.
-        scope: How usual it is for a message in scope; see `Gate.score`.
+        scope: How usual the message is for one in scope; see `Gate.score`.
+        least: What that has to be.
         possible: The agents that it could be, the likeliest first; more than one: ask back.
-        sure: Whether the first is likely enough to be routed to without asking anybody.
+        route_at: How likely the first has to be, to be routed to without asking anybody.
         method: What decided.
     """
 
     ranked: tuple[Ranked, ...] = ()
-    in_scope: bool = False
     scope: float = float("-inf")
+    least: float = 0.0
     possible: tuple[ThingKey, ...] = ()
-    sure: bool = False
+    route_at: float = 1.0
     method: Method = "instant"
+
+    @property
+    def in_scope(self) -> bool:
+        """Whether the message is about anything that the agents can do."""
+        return self.scope >= self.least
+
+    @property
+    def sure(self) -> bool:
+        """Whether the first is likely enough to be routed to without asking anybody."""
+        return self.confidence >= self.route_at
 
     @property
     def confidence(self) -> float:
@@ -289,16 +303,15 @@ def ranking_of(measured: Measured, learned: Learned) -> Ranking:
         _ranked(matrix, measured, at, best[at], sums[at], shares[best[at]])
         for at in sorted(sums, key=lambda at: (-sums[at], matrix.agents[at]))
     )
-    possible = tuple(
-        one.key for one in ranked if one.probability >= calibration.possible_at
-    ) or (ranked[0].key,)
-    scope = gate.score(measured.signals)
+    possible = tuple(one.key for one in ranked if one.probability >= calibration.possible_at) or (
+        ranked[0].key,
+    )
     return Ranking(
         ranked,
-        scope >= gate.least,
-        scope,
+        gate.score(measured.signals),
+        gate.least,
         possible,
-        ranked[0].probability >= calibration.route_at,
+        calibration.route_at,
         method,
     )
 
@@ -314,5 +327,3 @@ def _ranked(
         float(measured.similarities[number]),
         matrix.evidence[int(measured.rows[number])],
     )
-
-

@@ -47,9 +47,7 @@ class Gate:
         return self.score(signals) >= self.least
 
 
-def fit(
-    signals: npt.NDArray[np.float64], default: Gate, *, accepted: float = ACCEPTED
-) -> Gate:
+def fit(signals: npt.NDArray[np.float64], default: Gate, *, accepted: float = ACCEPTED) -> Gate:
     """The gate for the signals of held-out examples; float64[examples, 4].
 
     A few examples say little of how wide they spread, so the default counts like `_HELD_BY`.

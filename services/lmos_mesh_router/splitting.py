@@ -17,7 +17,7 @@ from lmos_mesh_router.ranking import Ranking
 MOST_CUTS = 4
 """A message with more joints than this is a story; its first ones are tried."""
 
-LEAST_ODDS = 0.25
+LEAST_ODDS = 0.5
 """The least logarithm of odds to split at: one request taken for two is worse than the reverse."""
 
 # A logistic regression on 1,500 pairs and 1,500 single messages of the CLINC150 validation data,
