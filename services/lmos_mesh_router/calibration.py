@@ -22,7 +22,9 @@ COVERED = 0.95
 """How often the set of possible agents shall hold the right one."""
 
 _LEAST = 1e-4  # of a probability, in a logarithm
-_HELD_BY = 20.0  # examples that it takes to move a temperature half way from the default
+_DOUBT = 1.5  # standard errors
+_STIFFNESS = 1.0  # in log-likelihood, for a temperature that is off by a factor of e
+_FEWEST = 20  # examples; with fewer a share says nothing
 
 
 class Judged(NamedTuple):
@@ -73,8 +75,8 @@ def by_agent(shares: Doubles, agents: npt.NDArray[np.int64]) -> dict[int, float]
 def fit(judged: Sequence[Judged], default: Calibration) -> Calibration:
     """The calibration for held-out examples; the default where there are none.
 
-    The temperature is held to the default like by `_HELD_BY` examples, so that a handful of
-    lucky ones makes nobody sure.
+    The temperature is held to the default a little, so that a handful of lucky examples makes
+    nobody certain.
     """
     if not judged:
         return default
@@ -84,7 +86,7 @@ def fit(judged: Sequence[Judged], default: Calibration) -> Calibration:
     def cost(log_temperature: float) -> float:
         true = packed.truth_at(math.exp(log_temperature))
         loss = -float(np.log(np.maximum(true, _LEAST)).sum())
-        return loss + _HELD_BY / 2 * (log_temperature - start) ** 2
+        return loss + _STIFFNESS * (log_temperature - start) ** 2
 
     temperature = math.exp(_least(cost, start - 3, start + 3))
     first, right = packed.first_at(temperature)
@@ -118,13 +120,16 @@ def surest(
 ) -> float:
     """The lowest confidence from which on upwards enough are right; the default if none is.
 
-    Enough by two standard errors more, or every second promise would be broken by chance.
+    Enough by `_DOUBT` standard errors more, or every second promise would be broken by chance.
     """
     order = np.argsort(-confidence, kind="stable")
     count = np.arange(1, len(order) + 1)
     share = np.cumsum(right[order]) / count
-    enough = np.flatnonzero(share >= precision + 2 * np.sqrt(precision * (1 - precision) / count))
-    if not len(enough) or len(order) < _HELD_BY:
+    doubt = _DOUBT * np.sqrt(precision * (1 - precision) / count)
+    # Of messages that are equally sure, all are routed or none.
+    last = np.append(np.diff(confidence[order]) != 0, np.ones(min(1, len(order)), np.bool_))
+    enough = np.flatnonzero(last & (share >= precision + doubt))
+    if not len(enough) or len(order) < _FEWEST:
         return default
     return float(confidence[order[enough[-1]]])
 

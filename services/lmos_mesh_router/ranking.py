@@ -6,6 +6,7 @@ without a trained head. Where one of the capabilities in question has changed si
 trained, the answer is found in closed form from the evidence as it is now.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -29,12 +30,12 @@ from lmos_mesh_router.scope import Gate
 
 Method = Literal["head", "instant"]
 
-SHORTLIST = 8
+SHORTLIST = 10
 """Capabilities that are looked at closely, by the head's order and as many by nearness."""
 
 _LOCAL = 6
 _DENSITY_TEMPERATURE = 0.05
-_DENSITY_WEIGHT: Mapping[Method, float] = {"head": 1.5, "instant": 0.33}
+_DENSITY_WEIGHT: Mapping[Method, float] = {"head": 0.75, "instant": 0.33}
 _FORGOTTEN = -1e9
 
 # Fitted on CLINC150 validation data as ten agents known by the names of their capabilities alone:
@@ -202,22 +203,26 @@ def measure(
     if count == 0:
         return None
     whole = joined(query)
+    if not math.isfinite(float(whole @ whole)):
+        # Near nothing, and so out of scope.
+        query = Query(np.zeros_like(query.vector), np.zeros_like(query.words))
+        whole = np.zeros_like(whole)
     head = learned.head if method != "instant" else None
-    near = matrix.centroids @ whole
+    near = matrix.means @ query.vector
     claims = head.weights @ whole + head.bias if head is not None else near
     if eligible is not None and count < len(eligible):
         near = np.where(eligible, near, np.float32(_FORGOTTEN))
         claims = np.where(eligible, claims, np.float32(_FORGOTTEN))
     classes = _shortlist(near, claims, min(SHORTLIST, count))
     density, rows, similarities = _densities(query.vector, matrix, classes)
-    middle = float((matrix.means[classes] @ query.vector).max())
+    middle = float(near[classes].max())
     if head is not None and (method == "head" or _speaks(learned, classes, near, density)):
         used: Method = "head"
         claim = claims[classes].astype(np.float64)
     else:
         used = "instant"
-        order = np.argsort(-(density + near[classes]), kind="stable")[:_LOCAL]
-        order.sort()
+        closest = density + matrix.centroids[classes] @ whole
+        order = np.sort(np.argsort(-closest, kind="stable")[:_LOCAL])
         classes, density = classes[order], density[order]
         rows, similarities = rows[order], similarities[order]
         claim = local_ridge(matrix, whole, classes)
