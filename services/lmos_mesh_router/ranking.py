@@ -240,11 +240,13 @@ def _shortlist(near: Floats, claims: Floats, count: int) -> Rows:
     if count == len(near):
         return np.arange(count)
     picked = np.zeros(len(near), np.bool_)
-    picked[np.argpartition(-near, count - 1)[:count]] = True
+    last = len(near) - count
+    picked[near.argpartition(last)[last:]] = True
     if claims is not near:
-        picked[np.argpartition(-claims, count - 1)[:count]] = True
-    # The rest of a shortlist may be what is not eligible, or what the head has never seen.
-    return np.flatnonzero(picked & (near > _FORGOTTEN / 2))
+        picked[claims.argpartition(last)[last:]] = True
+    found = picked.nonzero()[0]
+    # The rest of the head's list may be what is not eligible.
+    return found[near[found] > _FORGOTTEN / 2]
 
 
 def _speaks(learned: Learned, classes: Rows, near: Floats, density: Floats) -> bool:
@@ -266,10 +268,11 @@ def _densities(
     first, last = matrix.starts[classes], matrix.starts[classes + 1]
     counts = last - first
     begins = np.cumsum(counts) - counts
-    rows = np.arange(int(counts.sum())) + np.repeat(first - begins, counts)
+    of = np.repeat(np.arange(len(classes)), counts)
+    rows = np.arange(len(of)) + (first - begins)[of]
     near = matrix.vectors[rows] @ vector
     highest = np.maximum.reduceat(near, begins)
-    apart = np.repeat(highest, counts)
+    apart = highest[of]
     close = np.exp((near - apart) * np.float32(1 / _DENSITY_TEMPERATURE)) * matrix.weights[rows]
     share = np.add.reduceat(close, begins) / matrix.masses[classes]
     density = highest + np.float32(_DENSITY_TEMPERATURE) * np.log(share)
