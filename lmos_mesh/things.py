@@ -23,7 +23,7 @@ DEFAULT_TENANT = "demo"
 DEFAULT_SUBSET = "stable"
 DEFAULT_VERSION = "1.0.0"
 ANY_CHANNEL = "*"
-KINDS = ("agent", "tool")
+KINDS = ("agent", "tool", "thing")
 
 NAME_BYTES = 128
 DESCRIPTION_BYTES = 8 * 1024
@@ -73,9 +73,13 @@ class Capability(Message):
 
 
 class Thing(Message):
-    """An agent or a tool, as it is registered.
+    """An agent, a tool or another vendor's thing, as it is registered.
 
     Attributes:
+        name: Of an agent or tool, its name; of a `thing`, the id of its Description.
+        id: The id of its Description, where that is not the URN of its names.
+        title: What people call it, where that is not its name.
+        origin: The mesh that it is mirrored from; empty for ours.
         tenant: Who it is for.
         subset: Its release line, e.g. `stable` or `canary`.
         supported_channels: The ways in that it serves; `*` is all of them.
@@ -86,7 +90,10 @@ class Thing(Message):
     name: str
     tenant: str = DEFAULT_TENANT
     subset: str = DEFAULT_SUBSET
-    kind: Literal["agent", "tool"] = "agent"
+    id: str = ""
+    title: str = ""
+    origin: str = ""
+    kind: Literal["agent", "tool", "thing"] = "agent"
     version: str = DEFAULT_VERSION
     description: str = ""
     capabilities: tuple[Capability, ...] = ()
