@@ -71,6 +71,16 @@ def up(
         str, typer.Option(metavar="SERVICE=N,…", help="How many of each service; else one.")
     ] = "",
     no_http: Annotated[bool, typer.Option("--no-http", help="Without the HTTP adapter.")] = False,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="ADAPTER", help="Another adapter to run, e.g. mdns."),
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer", metavar="MESH", help="List the agents of this mesh too: its name, or a URL."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per event.")] = False,
 ) -> None:
     """Start a mesh on this machine, and stay until Ctrl-C."""
@@ -82,6 +92,8 @@ def up(
         http_port=http_port,
         replicas=replicas,
         no_http=no_http,
+        adapters=adapters or [],
+        peers=peers or [],
         as_json=as_json,
     )
     sys.exit(code)
