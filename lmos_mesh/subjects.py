@@ -45,6 +45,12 @@ def agent_invoke(tenant: str, agent: str, subset: str, action: str) -> str:
     return f"lmos.{escape(tenant)}.agent.{escape(agent)}.{escape(subset)}.invoke.{escape(action)}"
 
 
+def agent_property(tenant: str, agent: str, subset: str, name: str, verb: str) -> str:
+    """Where any instance of an agent lets a property be read (`read`) or written (`write`)."""
+    of_agent = f"{escape(tenant)}.agent.{escape(agent)}.{escape(subset)}"
+    return f"lmos.{of_agent}.property.{escape(name)}.{verb}"
+
+
 AGENT_QUEUE = "lmos-agent"
 
 

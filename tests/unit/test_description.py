@@ -295,6 +295,8 @@ def test_a_description_of_another_vendor_is_taken() -> None:
     assert thing.version == "1.0.0"
     assert [one.id for one in thing.capabilities] == ["urn:example:forecast", "getWeather"]
     assert thing.metadata == {"lmos:vendor": {"lmos:name": "Example"}}
+    assert thing.id == id_of(thing) == "urn:uuid:6f1d3a7a-1f97-4e6b-b45f-f3c2e1c84c77"
+    assert describe(thing) == weather
 
 
 def test_an_action_that_does_not_say_so_is_not_idempotent() -> None:
@@ -331,6 +333,7 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
         (changed("id", to="urn:lmos-mesh:a::b"), "/id", "must be urn:lmos-mesh:{tenant}:{name}:"),
         (changed("id", to="urn:lmos-mesh:a:%ff:b"), "/id", "percent-encoded as UTF-8"),
         (changed("id", to="urn:lmos-mesh:a:%0A:b"), "/id", "is empty"),
+        (changed("id", to="urn:lmos-mesh:a:%c3%bc:b"), "/id", "as urn:lmos-mesh:a:%C3%BC:b"),
         (changed("@context"), "/@context", "is missing"),
         (changed("@context", 1, "lmos"), "/@context", 'must declare the prefix "lmos"'),
         (changed("@context", 0), "/@context", 'must be "https://www.w3.org/2022/wot/td/v1.1"'),
@@ -544,7 +547,8 @@ def test_a_thing_without_the_vocabulary_of_lmos_is_valid_for_the_w3c() -> None:
     }
 
     assert td_faults(lamp).listed() == []
-    assert fields(description_faults(lamp)) == ["/@context", "/@type"]
+    assert fields(description_faults(lamp)) == ["/id"]
+    assert description_faults({**lamp, "id": "urn:example:lamp"}) == []
     assert fields(td_faults({**lamp, "@context": []}).listed()) == ["/@context"]
     assert fields(td_faults({**lamp, "@type": "tm:ThingModel"}).listed()) == ["/@type"]
 
