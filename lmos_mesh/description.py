@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import quote, unquote_to_bytes
@@ -11,6 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 from pydantic import ValidationError
 
 from lmos_mesh import subjects
+from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.schemas.thing_description import TD_CONTEXT, td_faults
 from lmos_mesh.semver import BadVersion, Version
@@ -49,6 +51,7 @@ MESH_CONTEXT = "urn:lmos-mesh:vocabulary#"
 NATS_CONTEXT = "urn:lmos-mesh:vocabulary:nats#"
 TYPES = {"agent": "lmos:Agent", "tool": "lmos:Tool"}
 
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]+\Z")
 _OUR_SUBJECTS = "nats:lmos."
 _IN_QUEUE = {"nats:queue": subjects.AGENT_QUEUE}
 _KIND_WANTED = '"lmos:Agent" or "lmos:Tool", since it has capabilities of LMOS'
@@ -63,6 +66,11 @@ _TERMS = {
     "links": "links",
 }
 _MORE_FIELDS = "mesh:fields"
+# Where in a Description the members of the raw Thing come from: pointers, or the steps of one.
+_Places = dict[str, str | tuple[str, ...]]
+_ALL_GIVEN: dict[type[Message], set[str]] = {
+    model: set(model.model_fields) for model in (Capability, Thing)
+}
 # Members of a capability that the Description has in the capability's action.
 _IN_ACTION = ("input", "output", "idempotent")
 
@@ -103,7 +111,7 @@ def thing_of(
     if found:
         raise InvalidDescription.of(_label(description, raw), found.listed())
     try:
-        thing = Thing.model_validate(raw)
+        thing = _lean(Thing.model_validate(raw))
     except ValidationError as exc:
         # Only a registry's mistake leads here: what is not trusted has been checked.
         faults: list[Fault] = [
@@ -120,6 +128,13 @@ def thing_of(
     if not terms and not omitted:
         return thing
     return thing.model_copy(update={"terms": terms, "omitted": omitted})
+
+
+def _lean(thing: Thing) -> Thing:
+    """The same Thing without the notes of which members were given: half of its memory."""
+    for model in (thing, *thing.capabilities):
+        object.__setattr__(model, "__pydantic_fields_set__", _ALL_GIVEN[type(model)])
+    return thing
 
 
 def description_faults(description: Mapping[str, Any]) -> list[Fault]:
@@ -214,7 +229,11 @@ def _label(description: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
 
 
 def _urn(*names: str) -> str:
-    return OUR_IDS + ":".join([quote(one, safe="") for one in names])
+    return OUR_IDS + ":".join([_encoded(one) for one in names])
+
+
+def _encoded(name: str) -> str:
+    return name if _UNRESERVED.match(name) else quote(name, safe="")
 
 
 def _derived(thing: Thing) -> dict[str, Any]:
@@ -367,7 +386,7 @@ def _read(
 ) -> dict[str, Any]:
     """The raw Thing in a Description; notes every fault at the place where it is written."""
     raw: dict[str, Any] = {}
-    places: dict[str, str] = {}
+    places: _Places = {}
     _read_fields(description, raw, places, found)
     _read_kind(description, raw, found)
     plain = raw.get("kind") == "thing"
@@ -412,17 +431,18 @@ def _check_size(description: Mapping[str, Any], found: Faults) -> None:
         found.add("", f"takes {size} bytes as JSON, and {DOCUMENT_BYTES} is the limit")
 
 
-def _place(at: str, places: Mapping[str, str]) -> str:
+def _place(at: str, places: _Places) -> str:
     """Where in the Description a member of the raw Thing comes from."""
     head, rest = at, ""
     while head and head not in places:
         head, _, step = head.rpartition("/")
         rest = f"/{step}{rest}"
-    return places.get(head, head) + rest
+    there = places.get(head, head)
+    return (there if isinstance(there, str) else pointer(*there)) + rest
 
 
 def _read_fields(
-    description: Mapping[str, Any], raw: dict[str, Any], places: dict[str, str], found: Faults
+    description: Mapping[str, Any], raw: dict[str, Any], places: _Places, found: Faults
 ) -> None:
     fields = description.get(_MORE_FIELDS, {})
     if not isinstance(fields, dict):
@@ -469,7 +489,7 @@ def _read_names(
     description: Mapping[str, Any],
     tenant: str,
     raw: dict[str, Any],
-    places: dict[str, str],
+    places: _Places,
     found: Faults,
 ) -> None:
     stated = {"tenant": "mesh:tenant", "subset": "mesh:subset"}
@@ -538,9 +558,7 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def _read_affordances(
-    description: Mapping[str, Any], raw: dict[str, Any], places: dict[str, str]
-) -> None:
+def _read_affordances(description: Mapping[str, Any], raw: dict[str, Any], places: _Places) -> None:
     for several, read in (("properties", _read_property), ("events", _read_event)):
         affordances = description.get(several)
         if not isinstance(affordances, Mapping):
@@ -550,9 +568,8 @@ def _read_affordances(
             # What cannot be a part of the record stays in its terms.
             if not isinstance(one, dict) or not nameable(name) or len(taken) == AFFORDANCES:
                 continue
-            places[f"/{several}/{len(taken)}"] = places[f"/{several}/{len(taken)}/schema"] = (
-                pointer(several, name)
-            )
+            at = f"/{several}/{len(taken)}"
+            places[at] = places[f"{at}/schema"] = (several, name)
             taken.append(read(name, cast("dict[str, Any]", one)))
         if taken:
             raw[several] = taken
@@ -587,13 +604,16 @@ def _names_in(stated: object) -> list[str] | None:
     if not isinstance(stated, str) or not stated.startswith(OUR_IDS):
         return None
     try:
-        return [unquote_to_bytes(one).decode() for one in stated[len(OUR_IDS) :].split(":")]
+        return [
+            unquote_to_bytes(one).decode() if "%" in one else one
+            for one in stated[len(OUR_IDS) :].split(":")
+        ]
     except UnicodeError:
         return []
 
 
 def _read_version(
-    description: Mapping[str, Any], raw: dict[str, Any], places: dict[str, str], found: Faults
+    description: Mapping[str, Any], raw: dict[str, Any], places: _Places, found: Faults
 ) -> None:
     if "version" not in description:
         return
@@ -608,7 +628,7 @@ def _read_version(
 
 
 def _read_capabilities(
-    description: Mapping[str, Any], raw: dict[str, Any], places: dict[str, str]
+    description: Mapping[str, Any], raw: dict[str, Any], places: _Places
 ) -> None:
     if "lmos:capabilities" not in description:
         _read_actions(description, raw, places)
@@ -630,19 +650,22 @@ def _read_capabilities(
         action = cast("dict[str, Any]", actions).get(known_as)
         if not isinstance(action, dict):
             continue
-        # Where an action is silent, the W3C's default holds, not ours.
-        performed = {"idempotent": False, **cast("dict[str, Any]", action)}
-        taken = {member: performed[member] for member in _IN_ACTION if member in performed}
-        joined[index] = {**taken, **capability}
-        at = pointer("actions", known_as)
-        for member in taken.keys() - capability.keys():
-            places[f"/capabilities/{index}/{member}"] = f"{at}/{member}"
+        performed = cast("dict[str, Any]", action)
+        taken = {
+            member: performed[member]
+            for member in _IN_ACTION
+            if member in performed and member not in capability
+        }
+        if "idempotent" not in performed and "idempotent" not in capability:
+            # Where an action is silent, the W3C's default holds, not ours.
+            taken["idempotent"] = False
+        joined[index] = capability | taken
+        for member in taken:
+            places[f"/capabilities/{index}/{member}"] = ("actions", known_as, member)
     raw["capabilities"] = joined
 
 
-def _read_actions(
-    description: Mapping[str, Any], raw: dict[str, Any], places: dict[str, str]
-) -> None:
+def _read_actions(description: Mapping[str, Any], raw: dict[str, Any], places: _Places) -> None:
     """Where no capabilities are named, the actions are what it can do."""
     actions = description.get("actions")
     if not isinstance(actions, Mapping):
@@ -663,7 +686,7 @@ def _read_actions(
         for member in ("input", "output"):
             if isinstance(performed.get(member), dict):
                 capability[member] = performed[member]
-                places[f"/capabilities/{len(taken)}/{member}"] = pointer("actions", name, member)
+                places[f"/capabilities/{len(taken)}/{member}"] = ("actions", name, member)
         taken.append(capability)
     if taken:
         raw["capabilities"] = taken
