@@ -183,10 +183,15 @@ class Registry:
             InvalidMessage: The version range cannot be read.
         """
         membership = self._membership
-        found, total = find(membership, call.tenant, request)
+        found = find(membership, call.tenant, request)
         return ThingsFound(
-            things=tuple(shown(one, membership, whole=request.descriptions) for one in found),
-            total=total,
+            things=tuple(
+                shown(one, membership, whole=request.descriptions, score=score)
+                for one, score in found.entries
+            ),
+            total=found.total,
+            matched=found.matched,
+            notes=found.notes,
             revision=membership.revision,
         )
 

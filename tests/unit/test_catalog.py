@@ -55,8 +55,8 @@ def registered(*things: dict[str, Any], live: tuple[str, ...] = ()) -> Membershi
 
 
 def names(membership: Membership, *, tenant: str = "demo", **wanted: Any) -> list[str]:
-    found, _ = find(membership, tenant, FindThings(**wanted))
-    return [one.key.name for one in found]
+    found = find(membership, tenant, FindThings(**wanted))
+    return [one.key.name for one, _ in found.entries]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_whoever_shares_most_words_comes_first() -> None:
 
 
 def test_the_limit_cuts_the_list_and_not_the_count() -> None:
-    found, total = find(registered(billing, weather), "demo", FindThings(limit=1))
+    found = find(registered(billing, weather), "demo", FindThings(limit=1))
 
-    assert [one.key.name for one in found] == ["billing"]
-    assert total == 2
+    assert [one.key.name for one, _ in found.entries] == ["billing"]
+    assert found.total == 2
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ def test_what_is_found_is_a_part_of_what_is_there_in_a_fixed_order(
         *({"name": name, "tenant": tenant, "description": said} for name, tenant, said in things)
     )
 
-    found, total = find(membership, "demo", wanted)
-    again, _ = find(membership, "demo", wanted)
+    found = find(membership, "demo", wanted)
+    entries = [one for one, _ in found.entries]
 
-    assert found == again
-    assert len(found) == min(total, wanted.limit)
-    assert all(one.key.tenant == "demo" for one in found)
-    assert all(wanted.name in (None, one.key.name) for one in found)
-    assert all(wanted.live in (None, membership.live(one.key)) for one in found)
+    assert found == find(membership, "demo", wanted)
+    assert len(entries) == min(found.total, wanted.limit)
+    assert all(one.key.tenant == "demo" for one in entries)
+    assert all(wanted.name in (None, one.key.name) for one in entries)
+    assert all(wanted.live in (None, membership.live(one.key)) for one in entries)
