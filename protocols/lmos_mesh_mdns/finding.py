@@ -1,0 +1,296 @@
+"""Finds what others announce on the local network, and lists it for as long as it is there."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from zeroconf import Error as ZeroconfError
+from zeroconf import ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from lmos_mesh.bus import Bus
+from lmos_mesh.errors import AgentNotFound, Conflict, InvalidDescription, InvalidMessage, MeshError
+from lmos_mesh.messages import (
+    DEREGISTER,
+    GET_THING,
+    REGISTER,
+    Deregister,
+    FoundThing,
+    GetThing,
+    Register,
+    Registered,
+)
+from lmos_mesh_mdns.fetching import Fetcher, NotRead
+from lmos_mesh_mdns.found import UnusableAnswer, found_by_us, prepared, second_hand
+from lmos_mesh_mdns.networks import Interface, Network
+from lmos_mesh_mdns.records import DIRECTORY, SERVICE, Target, UnusableRecord, target_of
+from lmos_mesh_mdns.sightings import Listed, Sightings
+
+logger = logging.getLogger(__name__)
+
+_VISITS = 8
+_REGISTRATIONS = 8
+_RESOLVE_MS = 3000
+_CALL_S = 5.0
+# How many services that there is no room for are remembered, so that each is logged once.
+_REMEMBERED = 1024
+_SAID = 5
+
+
+class Finder:
+    """Visits what is announced, registers what is valid, and removes what has gone."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        fetcher: Fetcher,
+        sightings: Sightings,
+        *,
+        tenant: str,
+        ttl_s: float,
+        networks: Sequence[Network],
+        is_ours: Callable[[Target], bool],
+    ) -> None:
+        self._bus = bus
+        self._fetcher = fetcher
+        self._sightings = sightings
+        self._tenant = tenant
+        self._ttl_s = ttl_s
+        self._networks = networks
+        self._is_ours = is_ours
+        self._interfaces: Sequence[Interface] = ()
+        self._zeroconf: Zeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._wake = asyncio.Event()
+        self._no_room = OrderedDict[str, None]()
+        self._leaving = False
+
+    def look(self, zeroconf: AsyncZeroconf, interfaces: Sequence[Interface]) -> None:
+        """Look around on these interfaces from now on."""
+        self._interfaces = interfaces
+        if self._browser is None:
+            self._zeroconf = zeroconf.zeroconf
+            self._browser = AsyncServiceBrowser(
+                zeroconf.zeroconf, [SERVICE, DIRECTORY], handlers=[self._on_service]
+            )
+
+    async def run(self) -> None:
+        """Visit what is due, until cancelled."""
+        slots = asyncio.Semaphore(_VISITS)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await slots.acquire()
+                source = await self._next()
+                visit = group.create_task(self._visit(source))
+                visit.add_done_callback(lambda _: slots.release())
+
+    async def leave(self) -> None:
+        """Nobody looks after what was found from now on: remove it."""
+        self._leaving = True
+        if self._browser is not None:
+            await self._browser.async_cancel()
+        await self._remove(self._sightings.listed)
+
+    def _on_service(
+        self,
+        zeroconf: Zeroconf,
+        service_type: str,
+        name: str,
+        state_change: ServiceStateChange,
+    ) -> None:
+        if state_change is ServiceStateChange.Removed:
+            if gone := self._sightings.lose(name, service_type):
+                self._bus.spawn(self._remove(gone), name="goodbye")
+            return
+        if not name.endswith(f".{SERVICE}"):
+            return  # it names something else as one of its own
+        if self._sightings.see(name, service_type, time.monotonic()):
+            self._wake.set()
+        elif name not in self._no_room:
+            self._no_room[name] = None
+            if len(self._no_room) > _REMEMBERED:
+                self._no_room.popitem(last=False)
+            if len(self._no_room) == 1:
+                logger.warning(
+                    "more than %d services are announced on this network; %r and others are"
+                    " not looked at (see LMOS_MDNS_SERVICES_MAX)",
+                    len(self._sightings),
+                    name,
+                )
+
+    async def _next(self) -> str:
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            if not self._leaving and (source := self._sightings.next(now)) is not None:
+                return source
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._leaving else self._sightings.wait_s(now)):
+                    await self._wake.wait()
+
+    async def _visit(self, source: str) -> None:
+        gone: list[Listed] = []
+        try:
+            gone = self._sightings.succeed(source, await self._read(source), time.monotonic())
+        except (UnusableRecord, UnusableAnswer, NotRead) as exc:
+            gone = self._sightings.fail(source, time.monotonic())
+            if self._sightings.news(source, str(exc)):
+                logger.info("%r on the local network is not read: %s", source, exc)
+        except MeshError as exc:
+            self._sightings.postpone(source, time.monotonic())
+            logger.warning("cannot register what %r is, trying again: %s", source, exc)
+        except Exception:
+            gone = self._sightings.fail(source, time.monotonic())
+            logger.exception("reading %r on the local network", source)
+        finally:
+            self._wake.set()
+        await self._remove(gone)
+
+    async def _read(self, source: str) -> set[str]:
+        """The ids of what a source gives; they are registered."""
+        target = await self._resolve(source)
+        if self._is_ours(target):
+            return set()
+        description = await self._fetcher.description(target)
+        found = [description]
+        if target.kind == "Directory":
+            found += await self._fetcher.things(target, description)
+        ready: dict[str, dict[str, Any]] = {}
+        for one in found:
+            if one is description or not second_hand(one, target.kind):
+                made = prepared(one, target, source)
+                ready.setdefault(made["id"], made)
+        ours = {
+            one: made
+            for one, made in ready.items()
+            if self._sightings.claim(source, target.kind, one)
+        }
+        gate = asyncio.Semaphore(_REGISTRATIONS)
+        refused: dict[str, str] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one, made in ours.items():
+                    group.create_task(self._take_in(gate, one, made, target, refused))
+        except* MeshError as errors:
+            raise _first(errors) from None
+        if self._sightings.full:
+            logger.info("no more than LMOS_MDNS_THINGS_MAX Things of others are listed")
+        said = "; ".join(f"{one}: {why}" for one, why in list(refused.items())[:_SAID])
+        more = f" and {len(refused) - _SAID} more" if len(refused) > _SAID else ""
+        if self._sightings.news(source, said):
+            logger.warning("not taken in from %s: %s%s", target.url, said, more)
+        return set(ready) - set(refused)
+
+    async def _resolve(self, source: str) -> Target:
+        assert self._zeroconf is not None
+        try:
+            info = AsyncServiceInfo(SERVICE, source)
+            answered = await info.async_request(self._zeroconf, _RESOLVE_MS)
+        except ZeroconfError as exc:
+            raise UnusableRecord(f"its name cannot be asked for: {exc}") from None
+        if not answered or info.server is None or info.port is None:
+            raise NotRead("its address is not known: nobody answers for it")
+        return target_of(
+            server=info.server,
+            port=info.port,
+            addresses=info.parsed_scoped_addresses(),
+            text=info.text or b"",
+            properties=info.properties,
+            interfaces=self._interfaces,
+            networks=self._networks,
+        )
+
+    async def _take_in(
+        self,
+        gate: asyncio.Semaphore,
+        thing_id: str,
+        description: dict[str, Any],
+        target: Target,
+        refused: dict[str, str],
+    ) -> None:
+        async with gate:
+            held = self._sightings.held(thing_id)
+            try:
+                registered = await self._register(thing_id, description, held)
+            except InvalidDescription as exc:
+                refused[thing_id] = str(exc)
+            except (InvalidMessage, ValueError, TypeError) as exc:
+                # Text or numbers that JSON can say and the bus cannot carry.
+                refused[thing_id] = f"its Description cannot be sent: {exc}"
+            except Conflict:
+                refused[thing_id] = "another Thing of this mesh has its id or its name"
+            else:
+                listed = Listed(
+                    id=thing_id,
+                    name=registered.name,
+                    subset=registered.subset,
+                    revision=registered.revision,
+                )
+                if not self._sightings.hold(listed) or self._leaving:
+                    await self._remove([listed])
+                elif held is None:
+                    logger.info("found %s at %s", thing_id, target.url)
+                return
+            self._sightings.forget(thing_id)
+            if held is not None:
+                await self._remove([held])
+
+    async def _register(
+        self, thing_id: str, description: dict[str, Any], held: Listed | None
+    ) -> Registered:
+        """Register it unless something of the mesh's own stands there.
+
+        Raises:
+            Conflict: It does.
+            InvalidDescription: It breaks the rules.
+        """
+        revision = held.revision if held else 0
+        try:
+            return await self._write(description, revision)
+        except Conflict:
+            standing = await self._standing(thing_id)
+            if standing is None and held is not None:
+                return await self._write(description, 0)  # somebody has removed it
+            if standing is None or standing.live or not found_by_us(standing.description):
+                raise
+            # From an earlier run, or by another adapter that found the same.
+            return await self._write(description, standing.revision)
+
+    async def _write(self, description: dict[str, Any], revision: int) -> Registered:
+        wanted = Register(description=description, revision=revision, ttl_s=self._ttl_s)
+        return await self._bus.call(REGISTER, wanted, tenant=self._tenant, timeout_s=_CALL_S)
+
+    async def _standing(self, thing_id: str) -> FoundThing | None:
+        try:
+            return await self._bus.call(
+                GET_THING, GetThing(id=thing_id), tenant=self._tenant, timeout_s=_CALL_S
+            )
+        except AgentNotFound:
+            return None
+
+    async def _remove(self, gone: Iterable[Listed]) -> None:
+        gate = asyncio.Semaphore(_REGISTRATIONS)
+        async with asyncio.TaskGroup() as group:
+            for one in gone:
+                group.create_task(self._remove_one(gate, one))
+
+    async def _remove_one(self, gate: asyncio.Semaphore, one: Listed) -> None:
+        async with gate:
+            wanted = Deregister(name=one.name, subset=one.subset, id=one.id, revision=one.revision)
+            try:
+                await self._bus.call(DEREGISTER, wanted, tenant=self._tenant, timeout_s=_CALL_S)
+                logger.info("%s has left the local network", one.id)
+            except (AgentNotFound, Conflict):
+                pass  # it is not ours any more
+            except MeshError as exc:
+                # It expires by itself.
+                logger.warning("could not remove %s: %s", one.id, exc)
+
+
+def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
