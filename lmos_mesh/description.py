@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from lmos_mesh import subjects
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
+from lmos_mesh.schemas.assertions import LMOS_CONTEXT
 from lmos_mesh.schemas.thing_description import TD_CONTEXT, td_faults
 from lmos_mesh.semver import BadVersion, Version
 from lmos_mesh.things import (
@@ -46,7 +47,6 @@ from lmos_mesh.things import (
     quoted,
 )
 
-LMOS_CONTEXT = "https://eclipse.dev/lmos/protocol/v1"
 MESH_CONTEXT = "urn:lmos-mesh:vocabulary#"
 NATS_CONTEXT = "urn:lmos-mesh:vocabulary:nats#"
 TYPES = {"agent": "lmos:Agent", "tool": "lmos:Tool"}
@@ -152,6 +152,46 @@ def description_faults(description: Mapping[str, Any]) -> list[Fault]:
             if fault["field"] not in known:
                 found.add(fault["field"], fault["description"])
     return found.listed()
+
+
+def with_security(description: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A Description of an agent or tool with its `security`, and what was filled in.
+
+    The examples of LMOS leave it out, and it is required: where neither it nor any definition of
+    it is there, `nosec` is meant. Descriptions of other Things are left as they are.
+    """
+    filled = dict(description)
+    stated = _several(description.get("@type"))
+    if not any(term in stated for term in TYPES.values()):
+        return filled, ()
+    if "security" in description or description.get("securityDefinitions"):
+        return filled, ()
+    filled["securityDefinitions"] = {"nosec_sc": {"scheme": "nosec"}}
+    filled["security"] = "nosec_sc"
+    return filled, ("`security` was missing; `nosec` was filled in",)
+
+
+def with_id(description: Mapping[str, Any], *, tenant: str, fresh: str) -> dict[str, Any]:
+    """A Description with an `id`, by which it can be found.
+
+    Args:
+        description: Whether valid or not.
+        tenant: Whose it is, where the Description does not say.
+        fresh: The id for what is no agent or tool, e.g. a new `urn:uuid:…`.
+    """
+    identified = dict(description)
+    if "id" in identified:
+        return identified
+    if not any(term in _several(description.get("@type")) for term in TYPES.values()):
+        return {**identified, "id": fresh}
+    named_as = (
+        description.get("mesh:tenant", tenant),
+        description.get("title"),
+        description.get("mesh:subset", DEFAULT_SUBSET),
+    )
+    if all(nameable(one) for one in named_as):
+        identified["id"] = _urn(*cast("tuple[str, ...]", named_as))
+    return identified
 
 
 def reachable(

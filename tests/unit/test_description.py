@@ -52,7 +52,11 @@ billing = thing_from(
 weather: dict[str, Any] = {
     "@context": [
         "https://www.w3.org/2022/wot/td/v1.1",
-        {"lmos": "https://eclipse.dev/lmos/protocol/v1", "ex": "https://example.com/terms#"},
+        {
+            "lmos": "https://eclipse.dev/lmos/protocol/v1",
+            "mesh": "urn:lmos-mesh:vocabulary#",
+            "ex": "https://example.com/terms#",
+        },
     ],
     "@type": ["lmos:Agent", "ex:Forecaster"],
     "id": "urn:uuid:6f1d3a7a-1f97-4e6b-b45f-f3c2e1c84c77",
@@ -335,6 +339,7 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
         (changed("id", to="urn:lmos-mesh:a:%0A:b"), "/id", "is empty"),
         (changed("id", to="urn:lmos-mesh:a:%c3%bc:b"), "/id", "as urn:lmos-mesh:a:%C3%BC:b"),
         (changed("@context"), "/@context", "is missing"),
+        (changed("@context", 1, "mesh", of={**weather, "mesh:tenant": "a"}), "/@context", "mesh"),
         (changed("@context", 1, "lmos"), "/@context", 'must declare the prefix "lmos"'),
         (changed("@context", 0), "/@context", 'must be "https://www.w3.org/2022/wot/td/v1.1"'),
         (changed("@context", 1, "ex", to={"@id": "x"}), "/@context", "objects of prefixes"),
@@ -354,7 +359,7 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
         ),
         (changed("links", 0, "sizes", to="1x1"), "/links/0", "must not have sizes"),
         (changed("forms", to=[]), "/forms", "must have at least 1 entry"),
-        (changed("forms", to=[{"href": "a"}]), "/forms/0/op", "is missing"),
+        (changed("forms", to=[{"href": "coap://a"}]), "/forms/0/op", "is missing"),
         (
             changed("securityDefinitions", "basic_sc", "scheme", to="magic"),
             "/securityDefinitions/basic_sc/scheme",
