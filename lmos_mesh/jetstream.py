@@ -403,6 +403,12 @@ class JetStreamStream:
             lambda: self._jetstream.read(self._log.name, pattern, limit=limit, after=after),
         )
 
+    async def last(self) -> int:
+        """See `Stream.last`."""
+        await self._jetstream.ensure(self._log.name, self._config)
+        info = await self._jetstream.call(f"STREAM.INFO.{self._log.name}")
+        return int(info["state"]["last_seq"])
+
     async def erase(self, pattern: str) -> None:
         """See `Stream.erase`."""
         await self._jetstream.ensure(self._log.name, self._config)

@@ -357,6 +357,10 @@ class _MemoryStream:
         ]
         return found[:limit]
 
+    async def last(self) -> int:
+        """See `Stream.last`."""
+        return self._sequence
+
     async def erase(self, pattern: str) -> None:
         """See `Stream.erase`."""
         for sequence, packet in list(self._items.items()):

@@ -233,6 +233,10 @@ class Stream(Protocol):
         """
         ...
 
+    async def last(self) -> int:
+        """The sequence of the newest item that was ever kept; 0 before the first."""
+        ...
+
     async def erase(self, pattern: str) -> None:
         """Remove every item whose subject matches."""
         ...

@@ -926,6 +926,7 @@ async def test_read_gives_the_oldest_up_to_its_limit(mesh: Mesh) -> None:
 async def test_a_log_is_read_on_after_what_was_read(mesh: Mesh) -> None:
     async with mesh.transport() as transport:
         stream = transport.stream(log(mesh))
+        assert await stream.last() == 0
         for number in range(25):
             await stream.append(f"{mesh.tenant}.log.x", str(number).encode())
 
@@ -937,6 +938,9 @@ async def test_a_log_is_read_on_after_what_was_read(mesh: Mesh) -> None:
 
         assert read == list(range(25))
         assert after == 25
+        assert await stream.last() == 25
+        await stream.erase(f"{mesh.tenant}.log.>")
+        assert await stream.last() == 25
 
 
 async def test_a_log_forgets_the_oldest_of_more_than_it_keeps(mesh: Mesh) -> None:
