@@ -1,12 +1,14 @@
 """How an agent's action is asked for: its input, and beside it who asks, in which conversation.
 
 The payload is the input as the action's schema has it, so that anybody can write one by hand;
-the member `lmos:context` is optional. Pure.
+the member `lmos:context` is optional. A property is written with its value alone. Pure.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from lmos_mesh import codec
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidMessage
 from lmos_mesh.messages import Utterance
@@ -14,6 +16,8 @@ from lmos_mesh.things import Capability
 
 CONTEXT = "lmos:context"
 MESSAGE = "message"
+
+_ASCII = 0x80
 
 
 class Circumstances(Message):
@@ -89,6 +93,25 @@ def split(payload: Any) -> tuple[dict[str, Any], Circumstances]:
     context = given.pop(CONTEXT, None)
     if context is None:
         return given, Circumstances()
-    from lmos_mesh.codec import validate
+    return given, codec.validate(Circumstances, context)
 
-    return given, validate(Circumstances, context)
+
+def value_of(payload: bytes) -> tuple[Any, bool]:
+    """The value that a property is given, and whether it came as JSON.
+
+    JSON texts begin with ASCII. In msgpack only whole numbers from 0 to 127 do, so that these are
+    written as JSON.
+
+    Raises:
+        InvalidMessage: It is neither JSON nor msgpack.
+    """
+    if not payload:
+        raise InvalidMessage("there is no value to write", hint="send it as JSON")
+    if payload[0] >= _ASCII:
+        return codec.decode_value(payload), False
+    try:
+        return json.loads(payload), True
+    except (ValueError, RecursionError) as exc:
+        raise InvalidMessage(
+            f"the value is not JSON: {exc}", hint='texts stand in quotes: "hello"'
+        ) from None
