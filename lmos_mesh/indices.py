@@ -13,6 +13,7 @@ from lmos_mesh.things import Thing
 KeyT = TypeVar("KeyT", bound=tuple[str, ...])
 
 _WORDS = re.compile(r"[^\W_]+")
+_FEW = 100
 
 
 def words_of(*texts: str) -> set[str]:
@@ -84,9 +85,13 @@ class Postings(Generic[KeyT]):
 
 
 class Index(Generic[KeyT]):
-    """What one tenant's Things can be looked up by."""
+    """What one tenant's Things can be looked up by.
 
-    __slots__ = ("_words", "called", "capabilities", "ids", "kinds", "names", "tags")
+    Words take longer to list than all the rest, and many processes never look for any, so they
+    are listed when somebody asks; until then it is only noted who is to be read.
+    """
+
+    __slots__ = ("_unread", "_words", "called", "capabilities", "ids", "kinds", "names", "tags")
 
     def __init__(self) -> None:
         self.names = Postings[KeyT]()
@@ -95,46 +100,46 @@ class Index(Generic[KeyT]):
         self.kinds = Postings[KeyT]()
         self.capabilities = Postings[KeyT]()
         self.tags = Postings[KeyT]()
-        self._words: Words[KeyT] | None = None
+        self._words = Words[KeyT]()
+        self._unread: dict[KeyT, Thing] = {}
 
     def add(self, key: KeyT, id: str, thing: Thing) -> None:
         """List a Thing that is not listed."""
         for postings, terms in self._terms(id, thing):
             postings.add(terms, key)
-        if self._words is not None:
-            self._words.add(key, thing)
+        self._unread[key] = thing
 
     def remove(self, key: KeyT, id: str, thing: Thing) -> None:
         """List a Thing no more; `id` and `thing` are those that it was listed with."""
         for postings, terms in self._terms(id, thing):
             postings.remove(terms, key)
-        if self._words is not None:
+        if self._unread.pop(key, None) is None:
             self._words.remove(key, thing)
 
-    def words(self, things: Iterable[tuple[KeyT, Thing]]) -> "Words[KeyT]":
-        """The index of words: made when somebody first asks for it, and kept from then on.
+    def read(self, count: int | None = None) -> int:
+        """List the words of `count` Things more, or of all; how many are left after it."""
+        while self._unread and (count is None or count > 0):
+            key, thing = self._unread.popitem()
+            self._words.add(key, thing)
+            count = None if count is None else count - 1
+        return len(self._unread)
 
-        Args:
-            things: All that are listed.
-        """
-        if self._words is None:
-            made = Words[KeyT]()
-            for key, thing in things:
-                made.add(key, thing)
-            self._words = made
+    def words(self) -> "Words[KeyT]":
+        """The words of all Things."""
+        self.read()
         return self._words
 
     def listed(self) -> dict[str, dict[str, frozenset[KeyT]]]:
-        """Everything that is listed, the words only if somebody asked for them."""
-        found = {
+        """Everything that is listed."""
+        return {
             "names": self.names.listed(),
             "called": self.called.listed(),
             "ids": self.ids.listed(),
             "kinds": self.kinds.listed(),
             "capabilities": self.capabilities.listed(),
             "tags": self.tags.listed(),
+            "words": self.words().listed(),
         }
-        return found if self._words is None else {**found, "words": self._words.listed()}
 
     def _terms(self, id: str, thing: Thing) -> Iterator[tuple[Postings[KeyT], Iterable[str]]]:
         yield self.names, (thing.name,)
@@ -185,23 +190,28 @@ class Words(Generic[KeyT]):
                 if not listed:
                     del self._listed[word]
 
-    def scores(self, text: str, among: Collection[KeyT] | None = None) -> dict[KeyT, float]:
+    def scores(self, text: str) -> dict[KeyT, float]:
         """How much of a text each Thing shares, above 0 and up to 1; rare words weigh more.
 
-        Args:
-            text: What is looked for.
-            among: Score these Things only; None for all.
+        What shares only words that very many use is left out, unless the text has no others.
         """
-        wanted = words_of(text)
-        numbers = None if among is None else {self._numbers[key] for key in among}
+        count = len(self._numbers)
+        listed = {word: self._listed.get(word, frozenset[int]()) for word in words_of(text)}
+        # In a fixed order, so that replicas come to the same sums.
+        weighed = {
+            word: math.log(1 + (1 + count) / (1 + len(listed[word])))
+            for word in sorted(listed, key=lambda word: (len(listed[word]), word))
+        }
+        telling = {word for word in weighed if 0 < len(listed[word]) <= max(_FEW, count // 4)}
         shares: dict[int, float] = {}
-        whole = 0.0
-        for word in sorted(wanted):
-            listed = self._listed.get(word, frozenset[int]())
-            weight = math.log(1 + (1 + len(self._numbers)) / (1 + len(listed)))
-            whole += weight
-            for number in listed if numbers is None else listed & numbers:
-                shares[number] = shares.get(number, 0.0) + weight
+        for word, weight in weighed.items():
+            if word in telling or not telling:
+                for number in listed[word]:
+                    shares[number] = shares.get(number, 0.0) + weight
+            else:
+                for number in shares.keys() & listed[word]:
+                    shares[number] += weight
+        whole = sum(weighed.values())
         found: dict[KeyT, float] = {}
         for number, share in shares.items():
             key = self._keys[number]

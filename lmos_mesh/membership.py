@@ -5,6 +5,7 @@ Pure: it is handed changes as they come and says what they mean.
 
 import difflib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -160,6 +161,7 @@ class Membership:
         kind: str | None = None,
         capability: str | None = None,
         tags: Collection[str] = (),
+        among: Collection[ThingKey] | None = None,
     ) -> list[Entered]:
         """The entries of a tenant that fit every given condition, without a look at the others.
 
@@ -170,6 +172,7 @@ class Membership:
             kind: Their kind.
             capability: Id or name of one of their capabilities.
             tags: What their capabilities are tagged with, together.
+            among: None but these.
         """
         known = self._tenants.get(tenant)
         if known is None:
@@ -180,35 +183,36 @@ class Membership:
         found += [index.tags.get(tag) for tag in tags]
         if kind is not None:
             found.append(index.kinds.get(kind))
+        if among is not None:
+            found.append(among)
         if not found:
             return list(known.entered.values())
         # The shortest first: what fits all of them is in it.
         first, *others = sorted(found, key=len)
-        keys = set(first).intersection(*others) if others else list(first)
-        return [known.entered[key] for key in keys]
+        keys = set(first).intersection(*others) if others else first
+        return [known.entered[key] for key in keys if key in known.entered]
 
     def called(self, tenant: str, text: str) -> Collection[ThingKey]:
         """The Things of a tenant whose name or title is a text, but for case and punctuation."""
         known = self._tenants.get(tenant)
         return known.index.called.get(folded(text)) if known is not None else ()
 
-    def words(
-        self, tenant: str, text: str, among: Collection[ThingKey] | None = None
-    ) -> dict[ThingKey, float]:
+    def words(self, tenant: str, text: str) -> dict[ThingKey, float]:
         """How much of a text the Things of a tenant share, above 0 and up to 1.
 
-        The first call for a tenant reads all its Things; from then on changes are followed.
-
-        Args:
-            tenant: Whose Things.
-            text: What is looked for.
-            among: Compare these Things of the tenant only; None for all.
+        What shares only words that very many use is left out. This reads all the Things that
+        nobody has read yet; see `read_words`.
         """
         known = self._tenants.get(tenant)
-        if known is None:
-            return {}
-        things = ((key, entered.thing) for key, entered in known.entered.items())
-        return known.index.words(things).scores(text, among)
+        return known.index.words().scores(text) if known is not None else {}
+
+    def read_words(self, count: int) -> bool:
+        """Read some of the Things whose words are not listed yet, so that `words` need not.
+
+        Returns:
+            Whether there may be more to read.
+        """
+        return any(tenant.index.read(count) for tenant in self._tenants.values())
 
     def addresses(self, tenant: str) -> list[tuple[str, str]]:
         """(protocol, URL) of every adapter through which a tenant's Things are reached."""
@@ -238,6 +242,14 @@ class Membership:
                 )
             )
         return tuple(found)
+
+    def load(self, key: ThingKey) -> float:
+        """The share of its instances' places that are taken; infinite without an instance."""
+        serving = self._serving.get(key)
+        if not serving:
+            return math.inf
+        places = sum(served.concurrency for served in serving.values())
+        return sum(served.in_flight for served in serving.values()) / max(1, places)
 
     def near(self, tenant: str, name: str) -> list[str]:
         """The names of a tenant's Things that are most like one that does not exist, at most 3."""

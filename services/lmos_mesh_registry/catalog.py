@@ -1,9 +1,13 @@
 """Which Things fit a question, and in which order. Pure."""
 
+import functools
+import heapq
+import operator
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from lmos_mesh.description import reachable
 from lmos_mesh.errors import InvalidMessage
@@ -54,13 +58,20 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-class _Ranked(NamedTuple):
-    entered: Entered
-    score: float | None
-
-
-def candidates(membership: Membership, tenant: str, wanted: FindThings) -> list[Entered]:
+def candidates(
+    membership: Membership,
+    tenant: str,
+    wanted: FindThings,
+    *,
+    among: Collection[ThingKey] | None = None,
+) -> list[Entered]:
     """The entries for which every condition holds, text and JSONPath apart, in no order.
+
+    Args:
+        membership: What there is.
+        tenant: Whose Things.
+        wanted: The conditions.
+        among: None but these.
 
     Raises:
         InvalidMessage: A condition cannot be read; every such one is named.
@@ -73,6 +84,7 @@ def candidates(membership: Membership, tenant: str, wanted: FindThings) -> list[
         kind=wanted.kind,
         capability=wanted.capability,
         tags=wanted.tags,
+        among=among,
     )
     for fits in _remaining(membership, wanted):
         found = [one for one in found if fits(one)]
@@ -85,11 +97,11 @@ def find(
     wanted: FindThings,
     *,
     scores: Mapping[ThingKey, float] | None = None,
-    among: list[Entered] | None = None,
+    fitting: Collection[Entered] | None = None,
 ) -> Found:
     """The entries for which every condition holds, the best first.
 
-    A JSONPath over many entries takes a while. To keep the loop free, narrow them down first:
+    A JSONPath over many entries takes a while. Whoever must not wait looks at it before:
     `await asyncio.to_thread(jsonpaths.fitting, candidates(membership, tenant, wanted), path)`.
 
     Args:
@@ -97,27 +109,22 @@ def find(
         tenant: Whose Things.
         wanted: The conditions.
         scores: How near Things are to the text in meaning; None to compare words.
-        among: The candidates that fit the JSONPath, where that was looked at already.
+        fitting: What fits the JSONPath, where that is known already.
 
     Raises:
         InvalidMessage: A condition cannot be read; every such one is named.
     """
-    if among is None:
-        among = candidates(membership, tenant, wanted)
-        if wanted.jsonpath is not None:
-            among = jsonpaths.fitting(among, wanted.jsonpath)
-    narrowed = len(among) < len(membership)
-    if wanted.text is None:
-        ranked = [_Ranked(one, None) for one in among]
-        return Found(_page(ranked, membership, wanted), len(ranked))
-    if scores is None:
-        ranked = _by_words(membership, tenant, wanted.text, among, narrowed=narrowed)
-        return Found(_page(ranked, membership, wanted), len(ranked), "words")
-    ranked, pending = _by_meaning(membership, tenant, wanted.text, among, scores)
-    notes: tuple[str, ...] = ()
-    if pending:
-        notes = (f"{pending} of {len(among)} not embedded yet; those were compared by words",)
-    return Found(_page(ranked, membership, wanted), len(ranked), "meaning", notes)
+    matched, shares, notes = _compared(membership, tenant, wanted.text, scores)
+    among: Collection[ThingKey] | None = None if shares is None else shares.keys()
+    if fitting is not None:
+        fit = {one.key for one in fitting}
+        among = fit if among is None else fit.intersection(among)
+    found = candidates(membership, tenant, wanted, among=among)
+    if wanted.jsonpath is not None and fitting is None:
+        found = jsonpaths.fitting(found, wanted.jsonpath)
+    page = _in_order(found, membership, wanted, shares or {})
+    entries = [(one, None if shares is None else shares[one.key]) for one in page]
+    return Found(entries, len(found), matched, notes)
 
 
 def search(membership: Membership, tenant: str, query: str, limit: int) -> tuple[list[Any], int]:
@@ -257,98 +264,94 @@ def _same(held: object, wanted: object) -> bool:
 # -- texts --
 
 
-def _by_words(
-    membership: Membership, tenant: str, text: str, among: list[Entered], *, narrowed: bool
-) -> list[_Ranked]:
-    keys = [one.key for one in among] if narrowed else None
-    shared = membership.words(tenant, text, keys)
-    called = membership.called(tenant, text)
-    return [
-        _Ranked(one, 1.0 if one.key in called else score)
-        for one in among
-        if (score := shared.get(one.key)) is not None
-    ]
-
-
-def _by_meaning(
+def _compared(
     membership: Membership,
     tenant: str,
-    text: str,
-    among: list[Entered],
-    scores: Mapping[ThingKey, float],
-) -> tuple[list[_Ranked], int]:
-    """What is near, and how many were compared by words because nothing better is known yet."""
-    waiting = scores.pending if isinstance(scores, Scores) else frozenset[ThingKey]()
-    pending = [one.key for one in among if one.key in waiting] if waiting else []
-    shared = membership.words(tenant, text, pending) if pending else {}
-    called = membership.called(tenant, text)
-    ranked: list[_Ranked] = []
-    for one in among:
-        score = scores.get(one.key)
-        if one.key in called:
-            score = 1.0
-        elif (share := shared.get(one.key)) is not None:
-            score = max(score or 0.0, share * _WORDS_AS_MEANING)
-        if score is not None:
-            ranked.append(_Ranked(one, min(1.0, max(0.0, score))))
-    return ranked, len(pending)
+    text: str | None,
+    scores: Mapping[ThingKey, float] | None,
+) -> tuple[Literal["", "meaning", "words"], dict[ThingKey, float] | None, tuple[str, ...]]:
+    """How a text was compared, what is near it and how near, and what to say of it."""
+    if text is None:
+        return "", None, ()
+    called = dict.fromkeys(membership.called(tenant, text), 1.0)
+    if scores is None:
+        return "words", membership.words(tenant, text) | called, ()
+    near = {key: min(1.0, max(0.0, score)) for key, score in scores.items()}
+    notes: tuple[str, ...] = ()
+    if isinstance(scores, Scores) and scores.pending:
+        shared = membership.words(tenant, text)
+        for key in shared.keys() & scores.pending:
+            near[key] = max(near.get(key, 0.0), shared[key] * _WORDS_AS_MEANING)
+        notes = (
+            f"{len(scores.pending)} of {scores.total} not embedded yet; "
+            "those were compared by words",
+        )
+    return "meaning", near | called, notes
 
 
 # -- order --
 
 
-def _page(
-    ranked: list[_Ranked], membership: Membership, wanted: FindThings
-) -> list[tuple[Entered, float | None]]:
+def _in_order(
+    found: list[Entered],
+    membership: Membership,
+    wanted: FindThings,
+    shares: Mapping[ThingKey, float],
+) -> list[Entered]:
+    """The part of them that was asked for, best first."""
+    descending = wanted.descending
     sort = wanted.sort or ("name" if wanted.text is None else "score")
-    ranked.sort(key=lambda one: one.entered.key)
+    by: Callable[[Entered], Any] = operator.attrgetter("key")
     if sort == "score":
         # Best first either way: nobody wants to see the worst.
-        ranked.sort(key=lambda one: -(one.score or 0.0))
-    elif sort == "name":
-        if wanted.descending:
-            ranked.reverse()
+        descending = False
+        by = functools.partial(_by_score, shares)
+    elif sort != "name":
+        by = functools.partial(_by_value, _value_of(sort, found, membership))
+    end = wanted.offset + wanted.limit
+    if end * 4 > len(found):
+        first = sorted(found, key=by, reverse=descending)[:end]
     else:
-        by = _BY[sort]
-        ranked.sort(key=lambda one: by(one.entered, membership), reverse=wanted.descending)
-    return [(one.entered, one.score) for one in ranked[wanted.offset :][: wanted.limit]]
+        first = (heapq.nlargest if descending else heapq.nsmallest)(end, found, key=by)
+    return first[wanted.offset :]
 
 
-def _version(one: Entered, _: Membership) -> Any:
+def _by_score(shares: Mapping[ThingKey, float], one: Entered) -> tuple[float, ThingKey]:
+    return -shares[one.key], one.key
+
+
+def _by_value(value: Callable[[Entered], Any], one: Entered) -> tuple[Any, ThingKey]:
+    return value(one), one.key
+
+
+def _value_of(sort: str, found: list[Entered], membership: Membership) -> Callable[[Entered], Any]:
+    """What to sort by."""
+    if sort == "load":
+        return lambda one: membership.load(one.key)
+    if sort == "version":
+        # There are far fewer versions than Things.
+        places = _places({one.thing.version for one in found})
+        return lambda one: places[one.thing.version]
+    if sort == "id":
+        return lambda one: one.id
+    return lambda one: _moment(one, sort)
+
+
+def _places(versions: set[str]) -> dict[str, int]:
+    """The place of each version; equal ones share it, and what is no version comes first."""
+    read: dict[str, Version] = {}
+    for text in versions:
+        with suppress(BadVersion):
+            read[text] = Version.parse(text)
+    places = {version: place for place, version in enumerate(sorted(set(read.values())), 1)}
+    return {text: places[read[text]] if text in read else 0 for text in versions}
+
+
+def _moment(one: Entered, which: str) -> float:
+    """When it was `created` or `modified`."""
+    if one.registration is None:
+        return one.created
     try:
-        return (1, Version.parse(one.thing.version))
-    except BadVersion:
-        return (0, Version(major=0))
-
-
-def _load(one: Entered, membership: Membership) -> float:
-    """The share of its instances' places that are taken; what has no instance comes last."""
-    instances = membership.instances(one.key)
-    if not instances:
-        return float("inf")
-    taken = sum(instance.in_flight for instance in instances)
-    return taken / max(1, sum(instance.concurrency for instance in instances))
-
-
-def _moment(told: str | None) -> float:
-    try:
-        return datetime.fromisoformat(told).timestamp() if told else 0.0
+        return datetime.fromisoformat(getattr(one.registration, which)).timestamp()
     except ValueError:
-        return 0.0
-
-
-def _created(one: Entered, _: Membership) -> float:
-    return _moment(one.registration.created) if one.registration else one.created
-
-
-def _modified(one: Entered, _: Membership) -> float:
-    return _moment(one.registration.modified) if one.registration else one.created
-
-
-_BY: Mapping[str, Callable[[Entered, Membership], Any]] = {
-    "id": lambda one, _: one.id,
-    "version": _version,
-    "created": _created,
-    "modified": _modified,
-    "load": _load,
-}
+        return one.created
