@@ -608,9 +608,12 @@ def _read_affordances(description: Mapping[str, Any], raw: dict[str, Any], place
             # What cannot be a part of the record stays in its terms.
             if not isinstance(one, dict) or not nameable(name) or len(taken) == AFFORDANCES:
                 continue
+            affordance = cast("dict[str, Any]", one)
+            if affordance.get("readOnly") is True and affordance.get("writeOnly") is True:
+                continue
             at = f"/{several}/{len(taken)}"
             places[at] = places[f"{at}/schema"] = (several, name)
-            taken.append(read(name, cast("dict[str, Any]", one)))
+            taken.append(read(name, affordance))
         if taken:
             raw[several] = taken
 
