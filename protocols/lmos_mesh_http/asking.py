@@ -60,7 +60,7 @@ class Asker:
 
     @asynccontextmanager
     async def invoke(
-        self, request: Request, tenant: str, subject: str, payload: bytes
+        self, request: Request, subject: str, payload: bytes
     ) -> AsyncGenerator[ReplyStream]:
         """What is asked on a subject, in frames; leaving the block before the end calls it off."""
         await self.connected()
@@ -101,4 +101,4 @@ class Asker:
     async def connected(self) -> None:
         """A lost bus is waited for, but not for as long as an answer."""
         if not self.bus.transport.connected:
-            await self.bus.transport.waitconnected(timeout_s=self._bus_wait_s)
+            await self.bus.transport.wait_connected(timeout_s=self._bus_wait_s)

@@ -51,17 +51,15 @@ async def read_object(request: Request, *, limit: int, taken: Sequence[str]) -> 
     """
     content_type = request.headers.get("content-type", "")
     if media_type_of(content_type) not in taken:
-        raise HTTPException(
-            415, f"the content type is {content_type!r}; send {' or '.join(taken)}"
-        )
+        raise HTTPException(415, f"the content type is {content_type!r}; send {' or '.join(taken)}")
     value = value_of(await read_bytes(request, limit=limit))
     if not isinstance(value, dict):
         raise InvalidMessage("the body is no JSON object")
     return cast("dict[str, Any]", value)
 
 
-async def read_value(request: Request, *, limit: int) -> Any:
-    """The JSON value that a request brings; None without a body.
+async def read_value(request: Request, *, limit: int, required: bool = False) -> Any:
+    """The JSON value that a request brings; None without a body, unless it is required.
 
     Raises:
         HTTPException: It is not plain JSON by its headers (415), or it does not come (408).
@@ -76,7 +74,7 @@ async def read_value(request: Request, *, limit: int) -> Any:
         raise HTTPException(
             415, f"the content type is {content_type!r}; send Content-Type: application/json"
         )
-    return value_of(body) if body else None
+    return value_of(body) if body or required else None
 
 
 def value_of(body: bytes) -> Any:

@@ -114,7 +114,9 @@ def _actions(query: str) -> dict[str, Any]:
             "title": "Register a Thing without an id; it is given one",
             "input": _OBJECT,
             "forms": [
-                _form("POST", _href("things", query), _gives(201, "", "Location"), _REFUSED, takes=TD)
+                _form(
+                    "POST", _href("things", query), _gives(201, "", "Location"), _REFUSED, takes=TD
+                )
             ],
         },
         "retrieveThing": {

@@ -1,4 +1,4 @@
-"""What a directory adds to a Thing Description when it shows one, and takes off when it is sent one.
+"""What a directory adds to a Thing Description when it shows one, and takes off one it is sent.
 
 W3C WoT Discovery, section 7.3.1: the member `registration` and the context that defines it. The
 forms that adapters lend to the agents of the mesh are not theirs either. Pure.
@@ -96,8 +96,7 @@ def merged(target: Any, patch: Any) -> Any:
     """A JSON merge patch applied (RFC 7396)."""
     if not isinstance(patch, Mapping):
         return patch
-    held = cast("Mapping[str, Any]", target) if isinstance(target, Mapping) else {}
-    result = dict(held)
+    result = dict(cast("Mapping[str, Any]", target)) if isinstance(target, Mapping) else {}
     for name, value in cast("Mapping[str, Any]", patch).items():
         if value is None:
             result.pop(name, None)
@@ -181,18 +180,17 @@ def _without_lent(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unlent(affordance: Any, path: str) -> Any:
-    forms = cast("Any", affordance).get("forms") if isinstance(affordance, Mapping) else None
+    if not isinstance(affordance, Mapping):
+        return cast("Any", affordance)
+    told = cast("Mapping[str, Any]", affordance)
+    forms = told.get("forms")
     if not isinstance(forms, list):
-        return affordance
+        return told
     listed = cast("list[Any]", forms)
     if not any(_href(one).startswith(_OUR_SUBJECTS) for one in listed):
-        return affordance
-    own = [
-        one
-        for one in listed
-        if not (_LENT.fullmatch(_href(one)) and _href(one).endswith(path))
-    ]
-    return {**cast("Mapping[str, Any]", affordance), "forms": own}
+        return told
+    own = [one for one in listed if not (_LENT.fullmatch(_href(one)) and _href(one).endswith(path))]
+    return {**told, "forms": own}
 
 
 def _href(form: Any) -> str:

@@ -41,6 +41,7 @@ _HTTP_CODES = {
     412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
+    501: "not-implemented",
 }
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 

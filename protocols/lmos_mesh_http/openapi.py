@@ -4,6 +4,7 @@ The busiest paths read their own parameters and bodies, so that they describe th
 FastAPI says of validation (422) is not what happens (400, in the form of the surface).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -89,6 +90,12 @@ def content(*media_types: str, description: str, **schema: Any) -> dict[str, Any
         "description": description,
         "content": {one: {"schema": schema or {"type": "object"}} for one in media_types},
     }
+
+
+def add_reading(app: FastAPI, path: str, endpoint: Callable[..., Any], **described: Any) -> None:
+    """Add what is read by GET, and by HEAD for its headers alone, which is not described again."""
+    app.add_api_route(path, endpoint, methods=["GET"], **described)
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **described)
 
 
 def describe(
