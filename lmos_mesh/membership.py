@@ -287,7 +287,7 @@ class Membership:
         if value is None:
             self._remember(self._gone_entries, key, revision)
             return [name] if self._forget(name) else []
-        read = _read_entry(value)
+        read = _read_entry(value, ids[0])
         if read is None:
             return []
         thing, registration = read
@@ -443,7 +443,7 @@ def _adapter_address(lease: Lease) -> tuple[str, str] | None:
     return protocol, url
 
 
-def _read_entry(value: bytes) -> tuple[Thing, Registration | None] | None:
+def _read_entry(value: bytes, tenant: str) -> tuple[Thing, Registration | None] | None:
     """A record and when it was registered; None if it cannot be read.
 
     Only a registry writes here, after validation; a newer one may know more than we do.
@@ -454,7 +454,8 @@ def _read_entry(value: bytes) -> tuple[Thing, Registration | None] | None:
             return None
         description = cast("dict[str, Any]", read)
         registered = description.pop("registration", None)
-        return thing_of(description, trusted=True), _read_registration(registered)
+        thing = thing_of(description, tenant=tenant, trusted=True)
+        return thing, _read_registration(registered)
     except (ValueError, RecursionError, InvalidDescription):
         return None
 
