@@ -297,14 +297,14 @@ class JetStreamKeyValue:
                 headers["Nats-Rollup"] = "sub"
         return await self._write(key, value, headers, expected)
 
-    async def delete(self, key: str, *, expected: int | None = None) -> None:
+    async def delete(self, key: str, *, expected: int | None = None) -> int:
         """See `KeyValue.delete`."""
         if expected is None and await self.get(key) is None:
-            return
+            return 0
         headers = {CHANGE_OPERATION: "PURGE", "Nats-Rollup": "sub"}
         if self._bucket.expiring:
             headers["Nats-TTL"] = f"{_MARKER_TTL_S}s"
-        await self._write(key, b"", headers, expected)
+        return await self._write(key, b"", headers, expected)
 
     async def _write(
         self, key: str, value: bytes, headers: dict[str, str], expected: int | None

@@ -239,14 +239,16 @@ class _MemoryKeyValue:
         self._tell(key, value, {})
         return held.revision
 
-    async def delete(self, key: str, *, expected: int | None = None) -> None:
+    async def delete(self, key: str, *, expected: int | None = None) -> int:
         """See `KeyValue.delete`."""
         self._check(key, expected)
-        if key in self._values:
-            self._drop(key)
-            self._revision += 1
-            self._history[key] = [Revision(number=self._revision, at=time.time(), value=None)]
-            self._tell(key, b"", {CHANGE_OPERATION: "PURGE"})
+        if key not in self._values:
+            return 0
+        self._drop(key)
+        self._revision += 1
+        self._history[key] = [Revision(number=self._revision, at=time.time(), value=None)]
+        self._tell(key, b"", {CHANGE_OPERATION: "PURGE"})
+        return self._revision
 
     async def entries(self, pattern: str = ">") -> Sequence[Entry]:
         """See `KeyValue.entries`."""

@@ -124,8 +124,11 @@ class KeyValue(Protocol):
         """
         ...
 
-    async def delete(self, key: str, *, expected: int | None = None) -> None:
+    async def delete(self, key: str, *, expected: int | None = None) -> int:
         """Remove a value, its history included; nothing happens if there is none.
+
+        Returns:
+            The revision of the removal; 0 if there was nothing.
 
         Raises:
             Conflict: `expected` is not what is there.
