@@ -68,6 +68,8 @@ class Finder:
         self._wake = asyncio.Event()
         self._no_room = OrderedDict[str, None]()
         self._leaving = False
+        self._registering = 0
+        self._settled = asyncio.Event()
 
     def look(self, zeroconf: AsyncZeroconf, interfaces: Sequence[Interface]) -> None:
         """Look around on these interfaces from now on."""
@@ -93,6 +95,9 @@ class Finder:
         self._leaving = True
         if self._browser is not None:
             await self._browser.async_cancel()
+        # What is being registered now removes itself.
+        if self._registering:
+            await self._settled.wait()
         await self._remove(self._sightings.listed)
 
     def _on_service(
@@ -174,7 +179,7 @@ class Finder:
         try:
             async with asyncio.TaskGroup() as group:
                 for one, made in ours.items():
-                    group.create_task(self._take_in(gate, one, made, target, refused))
+                    group.create_task(self._take_in_turn(gate, one, made, target, refused))
         except* MeshError as errors:
             raise _first(errors) from None
         if self._sightings.full:
@@ -204,7 +209,7 @@ class Finder:
             networks=self._networks,
         )
 
-    async def _take_in(
+    async def _take_in_turn(
         self,
         gate: asyncio.Semaphore,
         thing_id: str,
@@ -213,31 +218,48 @@ class Finder:
         refused: dict[str, str],
     ) -> None:
         async with gate:
-            held = self._sightings.held(thing_id)
-            try:
-                registered = await self._register(thing_id, description, held)
-            except InvalidDescription as exc:
-                refused[thing_id] = str(exc)
-            except (InvalidMessage, ValueError, TypeError) as exc:
-                # Text or numbers that JSON can say and the bus cannot carry.
-                refused[thing_id] = f"its Description cannot be sent: {exc}"
-            except Conflict:
-                refused[thing_id] = "another Thing of this mesh has its id or its name"
-            else:
-                listed = Listed(
-                    id=thing_id,
-                    name=registered.name,
-                    subset=registered.subset,
-                    revision=registered.revision,
-                )
-                if not self._sightings.hold(listed) or self._leaving:
-                    await self._remove([listed])
-                elif held is None:
-                    logger.info("found %s at %s", thing_id, target.url)
+            if self._leaving:
                 return
+            self._registering += 1
+            try:
+                if why := await self._take_in(thing_id, description, target):
+                    refused[thing_id] = why
+            finally:
+                self._registering -= 1
+                if self._leaving and not self._registering:
+                    self._settled.set()
+
+    async def _take_in(self, thing_id: str, description: dict[str, Any], target: Target) -> str:
+        """Register it, or say why not."""
+        held = self._sightings.held(thing_id)
+        try:
+            registered = await self._register(thing_id, description, held)
+        except Conflict:
+            # What stands there is not ours to remove.
             self._sightings.forget(thing_id)
-            if held is not None:
-                await self._remove([held])
+            return "another Thing of this mesh has its id or its name"
+        except InvalidDescription as exc:
+            refused = str(exc)
+        except (InvalidMessage, ValueError, TypeError) as exc:
+            # Text or numbers that JSON can say and the bus cannot carry.
+            refused = f"its Description cannot be sent: {exc}"
+        else:
+            listed = Listed(
+                id=thing_id,
+                name=registered.name,
+                subset=registered.subset,
+                revision=registered.revision,
+            )
+            if not self._sightings.hold(listed) or self._leaving:
+                self._sightings.forget(thing_id)
+                await self._remove([listed])
+            elif held is None:
+                logger.info("found %s at %s", thing_id, target.url)
+            return ""
+        self._sightings.forget(thing_id)
+        if held is not None:
+            await self._remove([held])
+        return refused
 
     async def _register(
         self, thing_id: str, description: dict[str, Any], held: Listed | None
@@ -280,7 +302,7 @@ class Finder:
 
     async def _remove_one(self, gate: asyncio.Semaphore, one: Listed) -> None:
         async with gate:
-            wanted = Deregister(name=one.name, subset=one.subset, id=one.id, revision=one.revision)
+            wanted = Deregister(name=one.name, subset=one.subset, revision=one.revision)
             try:
                 await self._bus.call(DEREGISTER, wanted, tenant=self._tenant, timeout_s=_CALL_S)
                 logger.info("%s has left the local network", one.id)
