@@ -259,12 +259,16 @@ class _Environment(JSONPathEnvironment):
 class _Regex(FilterFunction):
     """`match` and `search` in linear time, by the engine that checks our schemas."""
 
-    # The library types what it asks for as a list of this class.
-    arg_types = [ExpressionType.VALUE, ExpressionType.VALUE]  # noqa: RUF012
-    return_type = ExpressionType.LOGICAL
-
     def __init__(self, frame: str) -> None:
         self._frame = frame
+
+    @property
+    def arg_types(self) -> list[ExpressionType]:
+        return [ExpressionType.VALUE, ExpressionType.VALUE]
+
+    @property
+    def return_type(self) -> ExpressionType:
+        return ExpressionType.LOGICAL
 
     def __call__(self, value: object, pattern: object) -> bool:
         if not isinstance(value, str) or not isinstance(pattern, str):

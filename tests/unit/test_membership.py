@@ -371,7 +371,7 @@ capabilities = st.lists(
         },
     ),
     max_size=3,
-    unique_by=lambda one: one["id"],
+    unique_by=lambda one: str(one["id"]),
 )
 
 
