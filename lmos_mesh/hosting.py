@@ -24,7 +24,7 @@ from lmos_mesh.errors import (
     NotFound,
     SettingsError,
 )
-from lmos_mesh.invocation import Circumstances, split, value_of
+from lmos_mesh.invocation import Circumstances, split, value_of, written_as_json
 from lmos_mesh.lease import LeaseKeeper
 from lmos_mesh.membership import Served
 from lmos_mesh.messages import (
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.25
 _RETRY_MOST_S = 5.0
+_PROPERTY = "property-"
 _ANEW_S = 1.0
 _ANEW_MOST_S = 30.0
 
@@ -296,9 +297,19 @@ class _Hosted:
                     )
                     for action in agent.actions
                 ),
+                *(
+                    micro.MicroEndpoint(
+                        name=f"{_PROPERTY}{subjects.escape(one.name)}-{verb}",
+                        subject=subjects.agent_property(*where, one.name, verb),
+                        queue_group=subjects.AGENT_QUEUE,
+                    )
+                    for one in agent.properties
+                    for verb in (("read", "write") if one.writable else ("read",))
+                ),
             ),
             tally=lambda name: bus.tally(
-                f"agent.{subjects.escape(agent.name)}.{subjects.escape(agent.subset)}.invoke.{name}"
+                f"agent.{subjects.escape(agent.name)}.{subjects.escape(agent.subset)}."
+                + _operation(name)
             ),
         )
 
@@ -326,6 +337,8 @@ class _Hosted:
             case ["invoke", action]:
                 return await self._invoke(subjects.unescape(action), call)
             case ["property", name, "read" | "write" as verb]:
+                # A value may be a bare number, and whoever reads need not send anything.
+                call.as_json = written_as_json(call.payload)
                 found = self.agent.property_called(subjects.unescape(name))
                 return (
                     await self._read(found, call)
@@ -350,13 +363,11 @@ class _Hosted:
         return await self._perform(action, given, Context(call, circumstances, self._presence))
 
     async def _read(self, one: AgentProperty, call: Call) -> Any:
-        if not call.payload:
-            call.as_json = True  # whoever sends nothing is no friend of msgpack
         async with self._at_work(f"reading {one.name!r}", call) as context:
             return await one.read(context)
 
     async def _write(self, one: AgentProperty, call: Call) -> None:
-        value, call.as_json = value_of(call.payload)
+        value = value_of(call.payload)
         async with self._at_work(f"writing {one.name!r}", call) as context:
             await one.write(value, context)
 
@@ -434,6 +445,14 @@ class _Hosted:
             yield
         finally:
             timer.cancel()
+
+
+def _operation(endpoint: str) -> str:
+    """The last tokens of the subject of an endpoint of that name."""
+    if not endpoint.startswith(_PROPERTY):
+        return f"invoke.{endpoint}"
+    name, _, verb = endpoint.removeprefix(_PROPERTY).rpartition("-")
+    return f"property.{name}.{verb}"
 
 
 def _input_of(action: Action, prompt: synadia.Prompt) -> dict[str, Any]:

@@ -96,21 +96,27 @@ def split(payload: Any) -> tuple[dict[str, Any], Circumstances]:
     return given, codec.validate(Circumstances, context)
 
 
-def value_of(payload: bytes) -> tuple[Any, bool]:
-    """The value that a property is given, and whether it came as JSON.
+def written_as_json(payload: bytes) -> bool:
+    """Whether a value is written as JSON, be it a bare number; nothing at all counts as JSON.
 
     JSON texts begin with ASCII. In msgpack only whole numbers from 0 to 127 do, so that these are
     written as JSON.
+    """
+    return not payload or payload[0] < _ASCII
+
+
+def value_of(payload: bytes) -> Any:
+    """The value that a property is given.
 
     Raises:
-        InvalidMessage: It is neither JSON nor msgpack.
+        InvalidMessage: There is none, or it is neither JSON nor msgpack.
     """
     if not payload:
         raise InvalidMessage("there is no value to write", hint="send it as JSON")
-    if payload[0] >= _ASCII:
-        return codec.decode_value(payload), False
+    if not written_as_json(payload):
+        return codec.decode_value(payload)
     try:
-        return json.loads(payload), True
+        return json.loads(payload)
     except (ValueError, RecursionError) as exc:
         raise InvalidMessage(
             f"the value is not JSON: {exc}", hint='texts stand in quotes: "hello"'
