@@ -217,13 +217,12 @@ async def follow(
             # A sequence from before the stream was made anew says nothing.
             last = after if after <= newest else 0
             heard.miss()
-        told = f"lmos.{subjects.escape(tenant)}.told.registry.*"
         while True:
             await heard.some.wait()
             if heard.missed:
                 heard.forget()
                 try:
-                    while page := await stream.read(told, limit=_PAGE, after=last):
+                    while page := await stream.read(_told(tenant), limit=_PAGE, after=last):
                         for packet in page:
                             last = _sequence(packet)
                             if (event := _event(packet, types)) is not None:
@@ -240,6 +239,21 @@ async def follow(
     finally:
         heard.closed = True
         await subscription.unsubscribe()
+
+
+async def kept(
+    bus: Bus, tenant: str, *, after: int = 0, types: Collection[str] = ()
+) -> AsyncGenerator[tuple[int, CloudEvent]]:
+    """The events of a tenant's registry that are kept, those that come meanwhile included.
+
+    Otherwise as `follow`.
+    """
+    stream = bus.transport.stream(EVENTS)
+    while page := await stream.read(_told(tenant), limit=_PAGE, after=after):
+        for packet in page:
+            after = _sequence(packet)
+            if (event := _event(packet, types)) is not None:
+                yield after, event
 
 
 class _Heard:
@@ -275,6 +289,10 @@ class _Heard:
         if not self._packets and not self.missed:
             self.some.clear()
         return packet
+
+
+def _told(tenant: str) -> str:
+    return f"lmos.{subjects.escape(tenant)}.told.registry.*"
 
 
 def _sequence(packet: Packet) -> int:

@@ -139,7 +139,7 @@ class Told:
         """The event that a change of an entry is; None for none, or if it has been told."""
         known = self._things.get(key) or self._gone.get(key)
         if after is not None:
-            if known is not None and not known.gone and known.revision >= after.revision:
+            if known is not None and known.revision >= after.revision:
                 return None
             if before is None:
                 return _created(key, after, now)
