@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from pydantic import Field
@@ -60,6 +60,7 @@ from lmos_mesh_registry.announcer import Announcer
 from lmos_mesh_registry.catalog import candidates, find, search, shown
 from lmos_mesh_registry.entries import Entries
 from lmos_mesh_registry.foreign import PROTOCOL, ForeignAgents
+from lmos_mesh_registry.meaning import Meanings
 from lmos_mesh_registry.registering import (
     REGISTRATION,
     Lifetime,
@@ -110,6 +111,9 @@ class Registry:
         announcer = Announcer(bus, self._directory, clock=self._clock)
         self._entries = Entries(bus, self._directory, clock=self._clock)
         await self._directory.follow()
+        self._meanings = Meanings(bus, self._membership)
+        self._directory.on_change(self._meanings.changed)
+        self._meanings.start()
         await announcer.begin()
         await audit.prepare(bus)
         foreign = ForeignAgents(
@@ -132,6 +136,7 @@ class Registry:
         )
         await announce_service(bus, "registry", "Who is on the mesh", _OPERATIONS)
         bus.spawn(self._sweep(), name="sweep")
+        bus.spawn(self._read_words(), name="words")
         ready()
         await run_forever()
 
@@ -298,13 +303,19 @@ class Registry:
             InvalidMessage: A condition cannot be read.
         """
         membership = self._membership
+        scores: Mapping[ThingKey, float] | None = None
+        if request.text is not None:
+            scores = await self._meanings.score(call.tenant, request.text)
         as_of = self._directory.as_of
         revision = membership.revision
         fit: list[Entered] | None = None
         if request.jsonpath is not None:
             fit = candidates(membership, call.tenant, request)
             fit = await asyncio.to_thread(jsonpaths.fitting, fit, request.jsonpath)
-        found = find(membership, call.tenant, request, fitting=fit)
+        found = find(membership, call.tenant, request, scores=scores, fitting=fit)
+        notes = found.notes
+        if found.matched == "words" and self._meanings.note:
+            notes = (*notes, f"compared by words: {self._meanings.note}")
         things: list[FoundThing] = []
 
         def sizes() -> Iterator[int]:
@@ -323,8 +334,15 @@ class Registry:
             next=following if count and following < found.total else None,
             as_of=as_of,
             matched=found.matched,
-            notes=found.notes,
+            notes=notes,
         )
+
+    async def _read_words(self) -> None:
+        """List the words of what came, a few Things at a time, before anybody asks for them."""
+        while True:
+            if not self._membership.read_words(50):
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(0.005)
 
     async def search(self, request: SearchThings, call: Call) -> SearchFound:
         """What a JSONPath selects in the Descriptions of a tenant.
