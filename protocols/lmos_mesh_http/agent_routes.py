@@ -21,6 +21,7 @@ from lmos_mesh.errors import (
     Unavailable,
 )
 from lmos_mesh.messages import GET_THING, FoundThing, GetThing
+from lmos_mesh.projections import agent_card, agent_json, capabilities_json
 from lmos_mesh.reply_stream import Frame
 from lmos_mesh.things import DEFAULT_SUBSET, Thing
 from lmos_mesh_http import sse
@@ -202,8 +203,6 @@ class AgentRoutes:
         )
 
     def _projected(self, request: Request, thing: Thing, document: str) -> dict[str, Any]:
-        from lmos_mesh.projections import agent_card, agent_json, capabilities_json
-
         if document == "capabilities.json":
             return capabilities_json(thing)
         path = f"{quote(thing.name, safe='')}/{quote(thing.subset, safe='')}"
@@ -253,7 +252,7 @@ class AgentRoutes:
         """The body is the new value."""
         agent, subset, property = _names(agent=agent, subset=subset, property=property)
         value = await read_value(request, limit=self._body_limit, required=True)
-        payload = codec.encode_value(value)
+        payload = to_json(value)
         await self._of_property(request, tenant, agent, subset, property, "write", payload)
         return Response(status_code=204)
 
@@ -268,8 +267,7 @@ class AgentRoutes:
         payload: bytes,
     ) -> Any:
         where = tenant or self._asker.bus.tenant
-        root = subjects.agent(where, agent, subset).removesuffix(">")
-        subject = f"{root}property.{subjects.escape(property)}.{operation}"
+        subject = subjects.agent_property(where, agent, subset, property, operation)
         try:
             return await self._asker.ask(request, subject, payload)
         except NobodyAnswers as error:

@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from pydantic_core import from_json
 from starlette.requests import Request
 
-from lmos_mesh import codec
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.endpoint import Endpoint, Message
-from lmos_mesh.errors import MeshError
+from lmos_mesh.errors import MeshError, StreamBroken
 from lmos_mesh.mesh import TurnStream, converse
 from lmos_mesh.messages import Converse
 from lmos_mesh.reply_stream import Patience, ReplyStream
@@ -75,10 +75,17 @@ class Asker:
             stream.close()
 
     async def ask(self, request: Request, subject: str, payload: bytes) -> Any:
-        """The value that is answered on a subject."""
+        """The JSON value that is answered on a subject; None for an empty answer.
+
+        Raises:
+            StreamBroken: It is no JSON.
+        """
         await self.connected()
         packet = await self.bus.request(subject, payload, headers=trace_of(request))
-        return codec.decode_value(packet.payload)
+        try:
+            return from_json(packet.payload) if packet.payload else None
+        except ValueError as exc:
+            raise StreamBroken(f"{subject!r} answered what is no JSON: {exc}") from None
 
     async def call(
         self,

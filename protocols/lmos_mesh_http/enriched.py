@@ -181,7 +181,7 @@ def _without_lent(description: dict[str, Any]) -> dict[str, Any]:
 
 def _unlent(affordance: Any, path: str) -> Any:
     if not isinstance(affordance, Mapping):
-        return cast("Any", affordance)
+        return affordance
     told = cast("Mapping[str, Any]", affordance)
     forms = told.get("forms")
     if not isinstance(forms, list):
