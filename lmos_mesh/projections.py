@@ -232,7 +232,7 @@ def _requirements(thing: Thing, schemes: Mapping[str, Any]) -> dict[str, Any]:
             else [[str(name) for name in _several(one.get("allOf"))]]
         )
     said = [
-        {"schemes": {name: {"list": []} for name in way}}
+        {"schemes": {name: {"list": list[str]()} for name in way}}
         for way in ways
         if way and all(name in schemes for name in way)
     ]

@@ -310,7 +310,7 @@ def _check_flow(scheme: _Object, at: str, found: Faults) -> None:
         found.add(f"{at}/flow", "is missing; it is code, client or device")
     elif flow == "client" and "authorization" in scheme:
         found.add(f"{at}/authorization", "is not used by the flow client; leave it out")
-    for member in _NEEDED_BY_FLOW.get(cast("str", flow), ()) if isinstance(flow, str) else ():
+    for member in _NEEDED_BY_FLOW.get(flow, ()) if isinstance(flow, str) else ():
         if member not in scheme:
             found.add(f"{at}/{member}", f"is missing, and the flow {flow} needs it")
 
@@ -454,7 +454,7 @@ def _check_scopes(form: _Object, at: str, document: _Object, found: Faults) -> N
     offered: set[object] | None = None
     for _, scheme in _objects(document.get("securityDefinitions")):
         if scheme.get("scheme") == "oauth2":
-            offered = (offered or set()) | {
+            offered = (offered or set[object]()) | {
                 one for one in _several(scheme.get("scopes")) if isinstance(one, str)
             }
     scopes = form["scopes"]
