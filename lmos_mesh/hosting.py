@@ -35,9 +35,10 @@ from lmos_mesh.messages import (
     FindThings,
     Register,
 )
+from lmos_mesh.projections import adr32_metadata
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import faults_of, label_of
+from lmos_mesh.things import Thing, faults_of, label_of
 from lmos_mesh.transport import Subscription
 
 logger = logging.getLogger(__name__)
@@ -270,7 +271,7 @@ class _Hosted:
             version=agent.version,
             description=agent.description or f"Agent {agent.name}",
             metadata={
-                **synadia.metadata(*where),
+                **adr32_metadata(Thing.model_validate(agent.thing(bus.tenant))),
                 "lmos_instance": bus.instance,
                 "host": socket.gethostname(),
             },

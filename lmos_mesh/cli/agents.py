@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
+from urllib.parse import quote
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -147,11 +148,12 @@ def _formed(found: FoundThing, form: Form, url: str) -> Any:
 
     own = {member: value for member, value in description.items() if member != "registration"}
     thing = thing_of(own, tenant=found.tenant or DEFAULT_TENANT)
-    if form == "card":
-        return projections.agent_card(thing, url)
     if form == "capabilities":
         return projections.capabilities_json(thing)
-    return projections.agent_json(thing, url)
+    own_url = f"{url}/agents/{quote(thing.name, safe='')}/{quote(thing.subset, safe='')}"
+    if form == "card":
+        return projections.agent_card(thing, own_url)
+    return projections.agent_json(thing, own_url)
 
 
 async def _watch(*, everyone: bool, mesh: str | None) -> None:

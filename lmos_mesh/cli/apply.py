@@ -4,7 +4,7 @@ Everything is checked before anything is applied, and every fault of every file 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from rich.text import Text
@@ -12,6 +12,7 @@ from rich.text import Text
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.documents import Document, read_documents
+from lmos_mesh.cli.lines import Lines, line_of, lines_in
 from lmos_mesh.cli.screen import fail, out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
 from lmos_mesh.errors import InvalidDescription, MeshError, NotFound
@@ -42,10 +43,15 @@ class Applied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Why one document is not applied."""
+    """Why one document is not applied.
+
+    Attributes:
+        lines: At which line of the file each member is.
+    """
 
     where: str
     faults: tuple[Fault, ...]
+    lines: Lines = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +110,13 @@ def check(files: Sequence[str]) -> tuple[list[tuple[_Kind, Document]], list[Refu
         except MeshError as exc:
             refused.append(Refused(where=file, faults=({"field": "", "description": str(exc)},)))
             continue
+        lines = lines_in(documents[0].text)
         for document in documents:
             kind = next((one for one in _KINDS if one.fits(document.value)), None)
             faults = kind.faults(document.value) if kind else [_stranger(document.value)]
             if kind is None or faults:
-                refused.append(Refused(where=document.where, faults=tuple(faults)))
+                told: Lines = lines[document.number - 1] if document.number <= len(lines) else {}
+                refused.append(Refused(where=document.where, faults=tuple(faults), lines=told))
             else:
                 found.append((kind, document))
     return found, refused
@@ -157,11 +165,13 @@ def _faults_of_description(value: Mapping[str, Any]) -> list[Fault]:
 
 
 async def _apply_description(bus: Bus, document: Document, terms: _Terms) -> Applied:
-    thing = thing_of(with_security(document.value)[0], tenant=terms.tenant)
+    # Where a directory was read, its registration stands beside it, and is no part of it.
+    own = {name: value for name, value in document.value.items() if name != "registration"}
+    thing = thing_of(with_security(own)[0], tenant=terms.tenant)
     before = await _revision_of(bus, thing, terms.tenant)
     registered = await bus.call(
         REGISTER,
-        Register(description=dict(document.value), ttl_s=terms.ttl_s),
+        Register(description=own, ttl_s=terms.ttl_s),
         tenant=terms.tenant,
         nobody_s=RESTART_S,
     )
@@ -229,8 +239,9 @@ def _show_refused(refused: Sequence[Refused], *, as_json: bool) -> None:
         faults = plural(len(one.faults), "fault")
         fail(f"{one.where} is refused for {faults}:")
         for fault in one.faults:
+            line = line_of(fault["field"], one.lines)
             at = f"{fault['field']}: " if fault["field"] else ""
-            fail(f"  {at}{fault['description']}")
+            fail(f"  {f'line {line}, ' if line else ''}{at}{fault['description']}")
 
 
 def _as_json(one: Applied) -> dict[str, Any]:
@@ -247,4 +258,5 @@ def _as_json(one: Applied) -> dict[str, Any]:
 
 
 def _refused_as_json(one: Refused) -> dict[str, Any]:
-    return {"where": one.where, "faults": list(one.faults)}
+    faults = [{**fault, "line": line_of(fault["field"], one.lines)} for fault in one.faults]
+    return {"where": one.where, "faults": faults}

@@ -7,6 +7,7 @@ text, `yes` is a text, and what is said twice in one object is a mistake.
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -86,8 +87,11 @@ def _read(file: str) -> str:
 def _values(name: str, text: str, *, as_json: bool) -> list[Any]:
     try:
         if as_json:
-            value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
-            return cast("list[Any]", value) if isinstance(value, list) else [value]
+            return _json_values(text)
+        if text.lstrip().startswith(("{", "[")):
+            # Nearly all of JSON is YAML, and it means the same; not so beyond the 65,536th letter.
+            with suppress(ValueError):
+                return _json_values(text)
         return [value for value in _yaml_values(text) if value is not None]
     except RecursionError:
         raise InvalidMessage(f"{name} is nested too deeply") from None
@@ -95,6 +99,11 @@ def _values(name: str, text: str, *, as_json: bool) -> list[Any]:
         kind = "JSON" if as_json else "YAML"
         said = " ".join(str(exc).split())
         raise InvalidMessage(f"{name} is no {kind} that can be read: {said}") from None
+
+
+def _json_values(text: str) -> list[Any]:
+    value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
