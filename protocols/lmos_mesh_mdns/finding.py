@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -36,8 +35,6 @@ _VISITS = 8
 _REGISTRATIONS = 8
 _RESOLVE_MS = 3000
 _CALL_S = 5.0
-# How many services that there is no room for are remembered, so that each is logged once.
-_REMEMBERED = 1024
 _SAID = 5
 
 
@@ -66,7 +63,7 @@ class Finder:
         self._zeroconf: Zeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._wake = asyncio.Event()
-        self._no_room = OrderedDict[str, None]()
+        self._crowded = False
         self._leaving = False
         self._registering = 0
         self._settled = asyncio.Event()
@@ -110,22 +107,20 @@ class Finder:
         if state_change is ServiceStateChange.Removed:
             if gone := self._sightings.lose(name, service_type):
                 self._bus.spawn(self._remove(gone), name="goodbye")
+            self._wake.set()  # somebody else may have its place now
             return
         if not name.endswith(f".{SERVICE}"):
             return  # it names something else as one of its own
         if self._sightings.see(name, service_type, time.monotonic()):
             self._wake.set()
-        elif name not in self._no_room:
-            self._no_room[name] = None
-            if len(self._no_room) > _REMEMBERED:
-                self._no_room.popitem(last=False)
-            if len(self._no_room) == 1:
-                logger.warning(
-                    "more than %d services are announced on this network; %r and others are"
-                    " not looked at (see LMOS_MDNS_SERVICES_MAX)",
-                    len(self._sightings),
-                    name,
-                )
+        elif not self._crowded:
+            self._crowded = True
+            logger.warning(
+                "more than %d services are announced on this network; %r and others wait until"
+                " those have gone or do not answer (see LMOS_MDNS_SERVICES_MAX)",
+                len(self._sightings),
+                name,
+            )
 
     async def _next(self) -> str:
         while True:
@@ -144,7 +139,9 @@ class Finder:
         except (UnusableRecord, UnusableAnswer, NotRead) as exc:
             gone = self._sightings.fail(source, time.monotonic())
             if self._sightings.news(source, str(exc)):
-                logger.info("%r on the local network is not read: %s", source, exc)
+                # In a crowd most do not answer; a line for each would drown the log.
+                level = logging.DEBUG if self._crowded else logging.INFO
+                logger.log(level, "%r on the local network is not read: %s", source, exc)
         except MeshError as exc:
             self._sightings.postpone(source, time.monotonic())
             logger.warning("cannot register what %r is, trying again: %s", source, exc)

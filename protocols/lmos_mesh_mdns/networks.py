@@ -80,6 +80,7 @@ def place_of(
     *,
     here: bool = True,
     resolved: Sequence[str] = (),
+    answering: Sequence[str] = (),
 ) -> Place:
     """Where the network of these interfaces reaches an HTTP adapter.
 
@@ -88,6 +89,7 @@ def place_of(
         interfaces: Those that are used.
         here: Whether it runs on this machine: all addresses of another one are not known here.
         resolved: The addresses of the URL's host, where that is a name.
+        answering: The addresses of this machine where it was tried and answers.
 
     Raises:
         Unreachable: There is no such place.
@@ -112,6 +114,8 @@ def place_of(
             ]
         else:
             usable.append(one)
+    if not _is_loopback(host):
+        usable = [ipaddress.ip_address(one) for one in answering] or usable
     only_loopback = all(own.address.is_loopback for own in interfaces)
     reached = [one for one in usable if one.is_loopback == only_loopback]
     if not reached:
@@ -130,6 +134,11 @@ def place_of(
         port=port,
         prefix=parts.path.rstrip("/"),
     )
+
+
+def dialled(interfaces: Iterable[Interface]) -> list[str]:
+    """The addresses of the interfaces that others can dial."""
+    return [str(one.address) for one in interfaces if not _is_scoped(one.address)]
 
 
 def near(
@@ -155,6 +164,14 @@ def near(
         if any(one in network for network in networks):
             found.append(one)
     return tuple(str(one) for one in sorted(set(found), key=lambda one: (one.version, one.packed)))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a URL says that it is for this machine alone; others may listen at its port."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_scoped(address: Address) -> bool:

@@ -30,6 +30,7 @@ from lmos_mesh_mdns.networks import (
     Place,
     Unreachable,
     chosen,
+    dialled,
     interface,
     multicast_addresses,
     networks_from,
@@ -45,6 +46,7 @@ _GATHER_S = 0.1
 # How often it is looked where the HTTP adapter is, and which interfaces there are.
 _LOOK_S = 1.0
 _INTERFACES_S = 5.0
+_KNOCK_S = 1.0
 # A Description stays for so many refreshments, should this process be killed.
 _STAYS = 3
 
@@ -97,6 +99,7 @@ class MdnsAdapter:
         self._changed = asyncio.Event()
         self._things: list[ThingKey] = []
         self._stale = True
+        self._placed: tuple[tuple[str, tuple[Interface, ...]], Place] | None = None
         self._said = dict[str, str]()
         self._leaving = False
 
@@ -254,12 +257,21 @@ class MdnsAdapter:
         here = socket.gethostname()
         said = f"no HTTP adapter runs in {self._bus.tenant!r}, so there is nothing to announce"
         for url, host in sorted(self._http(), key=lambda one: (one[1] != here, one)):
+            asked = (url, self._interfaces)
+            if self._placed is not None and self._placed[0] == asked:
+                return self._placed[1]
             try:
-                return place_of(
-                    url, self._interfaces, here=host == here, resolved=await _resolved(url)
+                resolved = await _resolved(url)
+                answering = await _answering(url, self._interfaces) if host == here else []
+                place = place_of(
+                    url, self._interfaces, here=host == here, resolved=resolved, answering=answering
                 )
             except Unreachable as exc:
                 said = str(exc)
+                continue
+            self._placed = (asked, place)
+            return place
+        self._placed = None
         self._say(logging.WARNING, "place", said)
         return None
 
@@ -339,6 +351,30 @@ async def _resolved(url: str) -> list[str]:
     except OSError:
         return []
     return [str(one[4][0]).partition("%")[0] for one in found]
+
+
+async def _answering(url: str, interfaces: Sequence[Interface]) -> list[str]:
+    """The addresses of this machine at which the adapter of that URL answers.
+
+    What listens everywhere says only one of them.
+    """
+    place = urlsplit(url)
+    found: list[str] = []
+
+    async def knock(address: str) -> None:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_KNOCK_S):
+                _, writer = await asyncio.open_connection(address, place.port or 80)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            found.append(address)
+
+    if place.scheme == "http":
+        async with asyncio.TaskGroup() as group:
+            for one in dialled(interfaces):
+                group.create_task(knock(one))
+    return sorted(found)
 
 
 def _server(instance: str) -> str:

@@ -4,6 +4,7 @@ A *source* is a service that is announced. It gives Descriptions, each with an i
 may give the same one. The caller brings the time and does the talking.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from lmos_mesh_mdns.records import Kind
@@ -11,6 +12,8 @@ from lmos_mesh_mdns.records import Kind
 # After so many failures in a row, what a source gave counts as gone.
 FAILURES = 3
 _RETRY_S = 2.0
+# How many wait for each that is looked at.
+_WAITING = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,8 @@ class Sightings:
 
     def __init__(self, *, sources_max: int, things_max: int, refresh_s: float) -> None:
         self._sources: dict[str, _Source] = {}
+        # Those that there is no room for, by the types that they were announced with.
+        self._waiting = OrderedDict[str, set[str]]()
         self._owners: dict[str, str] = {}
         self._listed: dict[str, Listed] = {}
         self._sources_max = sources_max
@@ -70,10 +75,13 @@ class Sightings:
     # -- what is announced --
 
     def see(self, source: str, service_type: str, now: float) -> bool:
-        """A source was announced or has changed; False if there are too many."""
+        """A source was announced or has changed; False if it has to wait until there is room."""
         known = self._sources.get(source)
         if known is None:
             if len(self._sources) >= self._sources_max:
+                self._waiting.setdefault(source, set()).add(service_type)
+                if len(self._waiting) > self._sources_max * _WAITING:
+                    self._waiting.popitem(last=False)
                 return False
             known = self._sources[source] = _Source(due=now)
         known.types.add(service_type)
@@ -86,14 +94,23 @@ class Sightings:
     def lose(self, source: str, service_type: str) -> list[Listed]:
         """A source has said goodbye, or its records have expired."""
         known = self._sources.get(source)
-        if known is None:
+        types = self._waiting.get(source, set()) if known is None else known.types
+        types.discard(service_type)
+        if types:
             return []
-        known.types.discard(service_type)
-        if known.types:
+        self._waiting.pop(source, None)
+        if known is None:
             return []
         gone = self.release(source, known.gives)
         del self._sources[source]
+        self._admit()
         return gone
+
+    def _admit(self) -> None:
+        """There is room for one more: for the latest, so that a flood keeps nobody waiting."""
+        if self._waiting and len(self._sources) < self._sources_max:
+            source, types = self._waiting.popitem()
+            self._sources[source] = _Source(due=0.0, types=types)
 
     # -- visits --
 
@@ -132,7 +149,16 @@ class Sightings:
             return []
         known.failures += 1
         gone = self.release(source, set(known.gives)) if known.failures >= FAILURES else []
-        self._rest(known, now + min(self._refresh_s, _RETRY_S * 2 ** (known.failures - 1)), now)
+        if known.failures >= FAILURES and self._waiting:
+            # Somebody else's turn; its own comes again when they fail too.
+            del self._sources[source]
+            self._admit()
+            self._waiting[source] = known.types
+            self._waiting.move_to_end(source, last=False)
+            return gone
+        self._rest(
+            known, now + min(self._refresh_s, _RETRY_S * 2 ** min(known.failures - 1, 16)), now
+        )
         return gone
 
     def postpone(self, source: str, now: float) -> None:

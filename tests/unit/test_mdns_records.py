@@ -543,6 +543,35 @@ def test_sources_and_things_are_bounded() -> None:
     assert seen.full
 
 
+def test_who_waits_for_room_has_the_place_of_who_leaves_or_fails() -> None:
+    seen = sightings(sources_max=1)
+    seen.see("a", "wot", 0)
+    for one in ("b", "c", "d"):
+        assert not seen.see(one, "wot", 0)
+    seen.lose("d", "wot")
+
+    for _ in range(FAILURES):
+        seen.next(1e6)
+        seen.fail("a", 0)
+    assert "c" in seen
+    seen.lose("c", "wot")
+    assert "b" in seen
+    seen.lose("b", "wot")
+    assert "a" in seen
+    assert len(seen) == 1
+
+
+def test_a_flood_keeps_no_more_waiting_than_there_is_room_for() -> None:
+    seen = sightings(sources_max=2)
+    for one in range(100_000):
+        seen.see(str(one), "wot", 0)
+
+    for one in range(100_000):
+        seen.lose(str(one), "wot")
+    assert not seen.listed
+    assert len(seen) == 0
+
+
 def test_the_same_is_said_of_a_source_once() -> None:
     seen = sightings()
     seen.see("a", "wot", 0)
@@ -596,3 +625,12 @@ def test_an_interface_is_an_address_and_its_network() -> None:
         address=ipaddress.ip_address("fe80::1"),
         network=ipaddress.ip_network("fe80::/64"),
     )
+
+
+def test_what_answers_at_addresses_of_this_machine_is_announced_at_all_of_them() -> None:
+    told = place_of("http://myself:8420", [LAN], resolved=["127.0.1.1"], answering=["192.168.1.7"])
+
+    assert told.addresses == ("192.168.1.7",)
+    with pytest.raises(Unreachable):
+        # Something else of this machine may listen at that port of another address.
+        place_of("http://localhost:8420", [LAN], resolved=["127.0.0.1"], answering=["192.168.1.7"])
