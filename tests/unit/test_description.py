@@ -912,3 +912,18 @@ def test_a_description_that_fits_into_no_message_is_refused() -> None:
 
     assert fault["field"] == ""
     assert "983040 is the limit" in fault["description"]
+
+
+def test_every_term_of_ours_is_in_the_published_vocabularies() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "descriptions.md").read_text("utf-8")
+    source = (Path(__file__).parents[2] / "lmos_mesh" / "description.py").read_text("utf-8")
+    contexts = {"mesh": "urn:lmos-mesh:vocabulary#", "nats": "urn:lmos-mesh:vocabulary:nats#"}
+
+    for prefix, uri in contexts.items():
+        vocabulary = json.loads((docs / "vocabulary" / f"{prefix}.jsonld").read_text("utf-8"))
+        published = {one["@id"] for one in vocabulary["@graph"]} - {uri}
+
+        assert vocabulary["@context"][prefix] == uri
+        assert set(re.findall(rf'"({prefix}:[A-Za-z]+)"', source)) == published
+        assert set(re.findall(rf"`({prefix}:[A-Za-z]+)`", page)) == published
