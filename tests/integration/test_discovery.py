@@ -17,6 +17,7 @@ from lmos_mesh.watching import Change, Watch
 from tests.conftest import StartServer
 from tests.integration.processes import Deployment, Process, plain_client, until
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SOON_S = 5.0
 AT_ONCE_S = 0.5
 
@@ -329,6 +330,27 @@ async def is_idle(mesh: Mesh, instance: str) -> bool:
         subjects.instance(mesh.bus.tenant, instance, "status"), b"{}", timeout_s=SOON_S
     )
     return json.loads(reply.payload)["in_flight"] == 0
+
+
+async def test_the_concierge_finds_who_can_help_and_knows_who_is_here(
+    services: Deployment, tenant: str
+) -> None:
+    processes = [
+        services.agent(
+            (EXAMPLES / f"{name}.py").read_text() + "\nagent.run()\n", name=name, LMOS_TENANT=tenant
+        )
+        for name in ("concierge", "billing")
+    ]
+    async with services.client(tenant) as mesh:
+
+        async def knows_billing() -> bool:
+            return await mesh.read("concierge", "guest_book") == {"billing": ["view bill"]}
+
+        await until(knows_billing, within_s=SOON_S)
+        given = {"question": "how much do I owe? show my bill"}
+        said = await mesh.invoke("concierge", "find_help", given, timeout_s=SOON_S)
+        assert said.startswith("I have asked billing: Your bill is")
+    await end(*processes)
 
 
 # -- properties and events, for those who know nothing of the library --
