@@ -20,6 +20,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvloop
 from display import plot, save, show_aims, show_conditions, table
 from figures import Aim, Spread, spread
 from fleet import agent, agents
@@ -151,7 +152,7 @@ async def enliven(mesh: Mesh, records: Sequence[Record], prefix: str, a_process:
     async def one(at: int) -> None:
         instance = f"{prefix}-{at}"
         lease = lease_of(instance, records[at : at + a_process])
-        await store.put(subjects.key(mesh.tenant, instance), lease.model_dump_json().encode())
+        await store.put(subjects.key(mesh.bus.tenant, instance), lease.model_dump_json().encode())
 
     await in_parallel(lambda at=at: one(at) for at in range(0, len(records), a_process))
 
@@ -360,7 +361,7 @@ async def leave(mesh: Mesh, records: Sequence[Record], prefix: str) -> None:
     store = mesh.bus.transport.key_value(LEASES)
 
     async def one(at: int) -> None:
-        await store.delete(subjects.key(mesh.tenant, f"{prefix}-{at}"))
+        await store.delete(subjects.key(mesh.bus.tenant, f"{prefix}-{at}"))
         gone = Deregister(name=records[at]["name"], subset="joining")
         await mesh.bus.call(DEREGISTER, gone, timeout_s=60)
 
@@ -538,7 +539,7 @@ def main() -> None:
             embedded_nats() as (url, _),
             process("registry", service_command("registry", url)) as registry,
         ):
-            measured.append(asyncio.run(grow(url, registry, size, asks)))
+            measured.append(uvloop.run(grow(url, registry, size, asks)))
     show_growth(measured)
     with ExitStack() as stack:
         url, _ = stack.enter_context(embedded_nats())
@@ -546,7 +547,7 @@ def main() -> None:
             stack.enter_context(process(name, service_command(name, url)))
             for name in ("registry", "registry", "router")
         ]
-        joined = asyncio.run(join_twice(url, started, joining))
+        joined = uvloop.run(join_twice(url, started, joining))
     show_joining(joined)
     at_aim = next((one for one in measured if one.agents == 10_000), measured[-1])
     aims = show_aims(aims_of(at_aim, joined), "p50, and the 5th and 95th percentiles in brackets")

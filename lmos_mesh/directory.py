@@ -25,6 +25,7 @@ from lmos_mesh.transport import Change, KeyValue, Packet, change_of
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+_AT_A_TIME = 100
 
 GOODBYE = "goodbye"
 DISCONNECTED = "disconnected"
@@ -95,9 +96,12 @@ class _Feed:
             self.waiting = []
         entries = await self.store.entries()
         self.keep({entry.key: entry.revision for entry in entries})
-        for entry in entries:
+        for number, entry in enumerate(entries):
             told = Change(key=entry.key, value=entry.value, revision=entry.revision)
             self.apply(told, entry.created)
+            if number % _AT_A_TIME == 0:
+                # Thousands take seconds, and the server hangs up on who is silent for long.
+                await asyncio.sleep(0)
         waiting, self.waiting, self.last = self.waiting, None, 0
         for change in waiting:
             self.last = max(self.last, change.revision)
