@@ -71,7 +71,7 @@ class Finder:
     def look(self, zeroconf: AsyncZeroconf, interfaces: Sequence[Interface]) -> None:
         """Look around on these interfaces from now on."""
         self._interfaces = interfaces
-        if self._browser is None:
+        if self._browser is None and self._sightings.sources_max:
             self._zeroconf = zeroconf.zeroconf
             self._browser = AsyncServiceBrowser(
                 zeroconf.zeroconf, [SERVICE, DIRECTORY], handlers=[self._on_service]
@@ -164,7 +164,7 @@ class Finder:
         ready: dict[str, dict[str, Any]] = {}
         for one in found:
             if one is description or not second_hand(one, target.kind):
-                made = prepared(one, target, source)
+                made = prepared(one, target, source, self._tenant)
                 ready.setdefault(made["id"], made)
         ours = {
             one: made

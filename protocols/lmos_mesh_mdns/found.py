@@ -4,13 +4,15 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from lmos_mesh.description import MESH_CONTEXT
+from lmos_mesh.things import OUR_IDS
 from lmos_mesh_mdns.records import Kind, Target
 
 FOUND_BY = "mesh:foundBy"
 MDNS = "mdns"
+FOUND_AS = "mesh:foundAs"
 
 _AFFORDANCES = ("properties", "actions", "events")
 _THINGS = "/things"
@@ -78,13 +80,16 @@ def same_origin(url: str, target: Target) -> bool:
         return False
 
 
-def prepared(description: Mapping[str, Any], target: Target, source: str) -> dict[str, Any]:
+def prepared(
+    description: Mapping[str, Any], target: Target, source: str, tenant: str
+) -> dict[str, Any]:
     """A found Description as it is to be registered: as not ours, whatever it says of itself.
 
     Args:
         description: As it was read.
         target: Where it was read.
         source: The service that was announced.
+        tenant: Whose it becomes.
     """
     made: dict[str, Any] = {
         name: value
@@ -95,6 +100,7 @@ def prepared(description: Mapping[str, Any], target: Target, source: str) -> dic
     if not isinstance(made.get("id"), str) or not made["id"]:
         # The same each time, so that it is the same Thing.
         made["id"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_DNS, source)}"
+    _move(made, tenant)
     if "base" not in made and any(_is_relative(href) for href in _hrefs(made)):
         made["base"] = target.url
     _drop_foreign_subjects(made)
@@ -102,6 +108,19 @@ def prepared(description: Mapping[str, Any], target: Target, source: str) -> dic
     made[FOUND_BY] = MDNS
     _declare_mesh(made)
     return made
+
+
+def _move(description: dict[str, Any], tenant: str) -> None:
+    """Have an agent of another mesh belong to our tenant; it may be called as theirs is, or not."""
+    if "mesh:tenant" in description:
+        description["mesh:tenant"] = tenant
+    stated = str(description["id"])
+    prefix, _, names = stated.partition(OUR_IDS)
+    theirs, colon, rest = names.partition(":")
+    if prefix or not colon or theirs == (ours := quote(tenant, safe="")):
+        return
+    description["id"] = f"{OUR_IDS}{ours}:{rest}"
+    description[FOUND_AS] = stated
 
 
 def second_hand(description: Mapping[str, Any], kind: Kind) -> bool:

@@ -52,7 +52,7 @@ class Sightings:
         self._waiting = OrderedDict[str, set[str]]()
         self._owners: dict[str, str] = {}
         self._listed: dict[str, Listed] = {}
-        self._sources_max = sources_max
+        self.sources_max = sources_max
         self._things_max = things_max
         self._refresh_s = refresh_s
 
@@ -78,9 +78,9 @@ class Sightings:
         """A source was announced or has changed; False if it has to wait until there is room."""
         known = self._sources.get(source)
         if known is None:
-            if len(self._sources) >= self._sources_max:
+            if len(self._sources) >= self.sources_max:
                 self._waiting.setdefault(source, set()).add(service_type)
-                if len(self._waiting) > self._sources_max * _WAITING:
+                if len(self._waiting) > self.sources_max * _WAITING:
                     self._waiting.popitem(last=False)
                 return False
             known = self._sources[source] = _Source(due=now)
@@ -108,7 +108,7 @@ class Sightings:
 
     def _admit(self) -> None:
         """There is room for one more: for the latest, so that a flood keeps nobody waiting."""
-        if self._waiting and len(self._sources) < self._sources_max:
+        if self._waiting and len(self._sources) < self.sources_max:
             source, types = self._waiting.popitem()
             self._sources[source] = _Source(due=0.0, types=types)
 

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Lan:
     other: int
 
     @contextmanager
-    def at_the_other(self) -> Iterator[None]:
+    def at_the_other(self) -> Generator[None]:
         """What is opened or started here belongs to the other machine."""
         _enter(self.other)
         try:
@@ -109,9 +109,9 @@ def lan() -> Generator[Lan]:
     if _libc.unshare(_CLONE_NEWNET):
         _give_up(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}; be root")
     mesh = _network()
+    _libc.unshare(_CLONE_NEWNET)
+    other = _network()
     try:
-        _libc.unshare(_CLONE_NEWNET)
-        other = _network()
         _run("ip", "link", "set", "lo", "up")
         _enter(mesh)
         _run("ip", "link", "set", "lo", "up")
@@ -206,6 +206,10 @@ class Responder:
         self.adverts += adverts
         for one in adverts:
             self._send(0x8400, [], one.records())
+
+    def say(self, advert: Advert) -> None:
+        """Say it once, and never again."""
+        self._send(0x8400, [], advert.records())
 
     def goodbye(self, advert: Advert) -> None:
         """It is gone."""
@@ -366,7 +370,7 @@ class Site:
 
 
 @contextmanager
-def serving(address: str) -> Iterator[Site]:
+def serving(address: str) -> Generator[Site]:
     """A web server on the machine where this is called."""
     site = Site()
 
@@ -382,7 +386,7 @@ def serving(address: str) -> Iterator[Site]:
             with suppress(OSError):
                 self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer((address, 0), Handler)
@@ -783,7 +787,7 @@ async def test_a_flood_of_services_is_bounded_and_others_are_found_after_it(
     site.put("/td", lamp())
     flood = [Advert(f"flood-{one}", 9) for one in range(2000)]
     for one in flood:
-        other._send(0x8400, [], one.records())
+        other.say(one)
 
     await adapter.logged("more than 50 services")
 
@@ -823,6 +827,72 @@ async def test_two_adapters_of_one_mesh_do_not_take_each_other_for_strangers(
         assert not one.entries("not taken in")
     second.terminate()
     assert await second.ended() == 0
+
+
+async def test_what_a_killed_adapter_found_is_taken_over_by_the_next(
+    mesh_machine: Deployment, other: Responder, site: Site
+) -> None:
+    site.put("/td", lamp())
+    adapter = await asyncio.to_thread(mesh_machine.service, "mdns", LMOS_MDNS_REFRESH_S="1")
+    async with mesh_machine.client() as mesh:
+        lit = Advert("Lamp", site.port)
+        other.announce(lit)
+        await until_listed(mesh, "urn:dev:lamp-1")
+        adapter.kill()
+
+        second = await asyncio.to_thread(mesh_machine.service, "mdns", LMOS_MDNS_REFRESH_S="1")
+        await second.logged("found urn:dev:lamp-1")
+
+        other.goodbye(lit)
+        await until_gone(mesh, "urn:dev:lamp-1", within_s=5)
+    second.terminate()
+    assert await second.ended() == 0
+
+
+@pytest.fixture
+def north(lan: Lan, nats_binary: Binary, tmp_path: Path) -> Generator[Deployment]:
+    """Another mesh, on the other machine."""
+    with lan.at_the_other(), session_server(nats_binary, tmp_path) as url:
+        deployment = Deployment(url, tmp_path, env={"LMOS_TENANT": "north"})
+        try:
+            deployment.services("registry")
+            deployment.service("http", LMOS_HTTP_HOST="0.0.0.0")
+            _enter(lan.mesh)
+            yield deployment
+            deployment.check_stop()
+        finally:
+            _enter(lan.other)
+            deployment.stop()
+
+
+async def test_two_meshes_list_each_others_agents_and_nothing_goes_round(
+    lan: Lan, mesh_machine: Deployment, adapter: Process, north: Deployment
+) -> None:
+    # Each in the tenant that it entered.
+    theirs, ours = "urn:lmos-mesh:demo:pilot:stable", "urn:lmos-mesh:north:greeter:stable"
+    greeter = await asyncio.to_thread(mesh_machine.agent, GREETER)
+    async with AsyncExitStack() as clients:
+        mesh = await clients.enter_async_context(mesh_machine.client())
+        with lan.at_the_other():
+            pilot = north.agent(GREETER.replace("greeter", "pilot"), name="pilot")
+            second = north.service("mdns", LMOS_MDNS_REFRESH_S="1")
+            other_mesh = await clients.enter_async_context(north.client("north"))
+
+        found = await until_listed(mesh, theirs)
+        assert (found.name, found.external, found.live) == ("pilot", True, False)
+        assert (await until_listed(other_mesh, ours)).external
+        await asyncio.sleep(2.5)
+        for one in (pilot, greeter):
+            one.terminate()
+        await until_gone(mesh, theirs)
+        await until_gone(other_mesh, ours)
+        # Long enough for either to have heard of it from the other once more.
+        await asyncio.sleep(2.5)
+
+        assert await listed(mesh, theirs) is None
+        assert await listed(other_mesh, ours) is None
+        for one in (adapter, second):
+            assert not one.entries("not taken in"), one.log()
 
 
 # -- avahi --

@@ -298,7 +298,7 @@ def test_whatever_is_announced_is_read_or_refused(
 
 
 def test_a_found_description_is_marked_and_stays_valid() -> None:
-    made = prepared(td(actions={"on": {"forms": [{"href": "/on"}]}}), TARGET, "Lamp")
+    made = prepared(td(actions={"on": {"forms": [{"href": "/on"}]}}), TARGET, "Lamp", "demo")
 
     assert made["mesh:external"] is True
     assert made["base"] == TARGET.url
@@ -311,11 +311,14 @@ def test_a_description_without_an_id_gets_the_same_one_each_time() -> None:
     anonymous = td()
     del anonymous["id"]
 
-    first, second = prepared(anonymous, TARGET, "Lamp"), prepared(anonymous, TARGET, "Lamp")
+    first, second = (
+        prepared(anonymous, TARGET, "Lamp", "demo"),
+        prepared(anonymous, TARGET, "Lamp", "demo"),
+    )
 
     assert first["id"] == second["id"]
     assert first["id"].startswith("urn:uuid:")
-    assert prepared(anonymous, TARGET, "Other")["id"] != first["id"]
+    assert prepared(anonymous, TARGET, "Other", "demo")["id"] != first["id"]
 
 
 def test_a_found_description_cannot_say_that_it_is_ours() -> None:
@@ -323,6 +326,7 @@ def test_a_found_description_cannot_say_that_it_is_ours() -> None:
         td(**{"mesh:external": False, "mesh:foundBy": "", "mesh:origin": "x", "registration": {}}),
         TARGET,
         "Lamp",
+        "demo",
     )
 
     assert made["mesh:external"] is True
@@ -337,12 +341,26 @@ def test_an_agent_of_another_mesh_keeps_only_forms_that_can_be_used_here() -> No
     )
     theirs["actions"]["pay"]["forms"].append({"href": "http://192.168.1.9:8080/agents/billing"})
 
-    made = prepared(theirs, TARGET, "billing")
+    made = prepared(theirs, TARGET, "billing", "demo")
 
     assert [one["href"] for one in made["actions"]["pay"]["forms"]] == [
         "http://192.168.1.9:8080/agents/billing"
     ]
     assert len(theirs["actions"]["pay"]["forms"]) == 2
+    assert not description_faults(made)
+
+
+def test_an_agent_of_another_mesh_becomes_our_tenants() -> None:
+    theirs = describe(
+        thing_from({"name": "billing", "tenant": "north", "capabilities": [{"id": "pay"}]})
+    )
+
+    made = prepared(theirs, TARGET, "billing", "demo b")
+
+    assert made["id"] == "urn:lmos-mesh:demo%20b:billing:stable"
+    assert made["mesh:tenant"] == "demo b"
+    assert made["mesh:foundAs"] == theirs["id"]
+    assert thing_of(made).tenant == "demo b"
     assert not description_faults(made)
 
 
@@ -362,7 +380,7 @@ _json = st.recursive(
 def test_whatever_a_description_says_it_can_be_marked(description: dict[str, Any]) -> None:
     before = json.dumps(description)
 
-    assert found_by_us(prepared(description, TARGET, "Lamp"))
+    assert found_by_us(prepared(description, TARGET, "Lamp", "demo"))
     assert isinstance(things_url(description, TARGET.url), str)
     assert json.dumps(description) == before
 
@@ -422,8 +440,8 @@ def test_what_a_directory_heard_from_others_is_not_passed_on() -> None:
 # -- what was seen --
 
 
-def sightings(**more: Any) -> Sightings:
-    return Sightings(**{"sources_max": 10, "things_max": 10, "refresh_s": 60.0, **more})
+def sightings(*, sources_max: int = 10, things_max: int = 10) -> Sightings:
+    return Sightings(sources_max=sources_max, things_max=things_max, refresh_s=60.0)
 
 
 def listed(thing_id: str, revision: int = 1) -> Listed:
