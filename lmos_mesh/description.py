@@ -108,6 +108,10 @@ def thing_of(
     """
     found = Faults()
     raw = _read(description, tenant, found, trusted=trusted)
+    if not trusted and not found:
+        check_json(dict(description), "", found, nesting=NESTING + OUTER_NESTING)
+        if not found:
+            _check_size(description, found)
     if found:
         raise InvalidDescription.of(_label(description, raw), found.listed())
     try:
@@ -147,6 +151,8 @@ def description_faults(description: Mapping[str, Any]) -> list[Fault]:
         known = {fault["field"] for fault in found.listed()}
         more = Faults()
         _read(description, DEFAULT_TENANT, more)
+        if not found and not more:
+            _check_size(description, more)
         for fault in more.listed():
             # What has the wrong type for the W3C has it for us too; once is enough.
             if fault["field"] not in known:
@@ -246,7 +252,9 @@ def _http_of_event(href: str, _event: Mapping[str, Any]) -> list[dict[str, Any]]
         {
             "href": href,
             "op": ["subscribeevent", "unsubscribeevent"],
-            "contentType": "text/event-stream",
+            # Of the data of an event; consumers decode each one by it.
+            "contentType": "application/json",
+            "response": {"contentType": "text/event-stream"},
             "subprotocol": "sse",
             "htv:methodName": "GET",
         }
@@ -446,7 +454,6 @@ def _read(
     if not trusted:
         for fault in faults_of(_with_terms(raw, description)):
             found.add(_place(fault["field"], places), fault["description"])
-        _check_size(description, found)
     return raw
 
 
@@ -461,11 +468,6 @@ def _with_terms(raw: dict[str, Any], description: Mapping[str, Any]) -> dict[str
 
 
 def _check_size(description: Mapping[str, Any], found: Faults) -> None:
-    if found:
-        return
-    check_json(dict(description), "", found, nesting=NESTING + OUTER_NESTING)
-    if found:
-        return
     size = len(json.dumps(dict(description), ensure_ascii=False).encode())
     if size > DOCUMENT_BYTES:
         found.add("", f"takes {size} bytes as JSON, and {DOCUMENT_BYTES} is the limit")
@@ -535,6 +537,8 @@ def _read_names(
     stated = {"tenant": "mesh:tenant", "subset": "mesh:subset"}
     plain = raw.get("kind") == "thing"
     ours = None if plain else _names_in(description.get("id"))
+    if ours is not None and description.get("mesh:origin") and not _is_named(description, ours):
+        ours = None  # what it is called in the mesh that it comes from
     if ours is None:
         raw |= {"tenant": tenant, "subset": DEFAULT_SUBSET}
         for member, term in {"name": "id" if plain else "title", **stated}.items():
@@ -568,6 +572,12 @@ def _read_names(
                 f"is {quoted(description[term])}, and the id says {quoted(raw[member])};"
                 " make them agree",
             )
+
+
+def _is_named(description: Mapping[str, Any], names: list[str]) -> bool:
+    """Whether a Description's own terms say these names."""
+    said = [description.get(term) for term in ("mesh:tenant", "title", "mesh:subset")]
+    return said == names
 
 
 def _read_title(description: Mapping[str, Any], raw: dict[str, Any]) -> None:

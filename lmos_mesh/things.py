@@ -318,18 +318,25 @@ def check_json(value: object, at: str, found: Faults, *, nesting: int = NESTING)
 
 
 def _is_json(value: object, nesting: int) -> bool:
-    # On the path of every registration: five times as fast as saying where and why.
+    # On the path of every registration: ten times as fast as saying where and why.
     if isinstance(value, str):
-        return _encodable(value)
+        return value.isascii() or _encodable(value)
     if isinstance(value, dict):
-        return nesting >= 0 and all(
-            isinstance(key, str) and _encodable(key) and _is_json(item, nesting - 1)
-            for key, item in cast("dict[object, object]", value).items()
-        )
+        if nesting < 0:
+            return False
+        for key, item in cast("dict[object, object]", value).items():
+            if not isinstance(key, str) or not (key.isascii() or _encodable(key)):
+                return False
+            if not _is_json(item, nesting - 1):
+                return False
+        return True
     if isinstance(value, list | tuple):
-        return nesting >= 0 and all(
-            _is_json(item, nesting - 1) for item in cast("list[object]", value)
-        )
+        if nesting < 0:
+            return False
+        for item in cast("list[object]", value):  # noqa: SIM110  # a generator takes twice as long
+            if not _is_json(item, nesting - 1):
+                return False
+        return True
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, int):
@@ -402,16 +409,16 @@ def _check_names(raw: Mapping[Any, Any], found: Faults) -> None:
         if raw.get(name, "") != "":
             _check_name(raw[name], f"/{name}", found)
     stated = raw.get("id", "")
+    if not plain and raw.get("title") and (stated or raw.get("origin")):
+        found.add("/title", "is the name of what has an id or an origin of its own; leave it out")
     if stated == "":
         return
     if plain:
         found.add("/id", "is the name of a thing; leave it out")
-    elif isinstance(stated, str) and stated.startswith(OUR_IDS):
+    elif isinstance(stated, str) and stated.startswith(OUR_IDS) and not raw.get("origin"):
         found.add("/id", "follows from tenant, name and subset; leave it out")
     else:
         _check_id(stated, "/id", found)
-        if raw.get("title"):
-            found.add("/title", "is the name of what has an id of its own; leave it out")
 
 
 def _check_id(value: object, at: str, found: Faults) -> None:

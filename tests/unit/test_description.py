@@ -282,7 +282,8 @@ uris = names.map(lambda one: "urn:example:" + quote(one, safe=""))
 
 def normal(thing: Thing) -> bool:
     """Whether nothing is said that follows anyway; that is left out on the way back."""
-    return thing.title != thing.name
+    mirrored = thing.origin and thing.kind != "thing"
+    return thing.title != thing.name and not (thing.title and mirrored)
 
 
 here = st.builds(
