@@ -254,7 +254,6 @@ def _http_of_event(href: str, _event: Mapping[str, Any]) -> list[dict[str, Any]]
             "op": ["subscribeevent", "unsubscribeevent"],
             # Of the data of an event; consumers decode each one by it.
             "contentType": "application/json",
-            "response": {"contentType": "text/event-stream"},
             "subprotocol": "sse",
             "htv:methodName": "GET",
         }

@@ -294,7 +294,7 @@ class AgentRoutes:
             heard = Overheard()
             subscription = await self._asker.bus.transport.subscribe(subject, heard.on_packet)
             try:
-                async with aclosing(_told(heard, event, source)) as told:
+                async with aclosing(_told(heard, source)) as told:
                     yield told
             finally:
                 await subscription.unsubscribe()
@@ -353,7 +353,7 @@ class ActionEvents:
         return sse.event("error", self._seq + 1, problem_body(fault_of(error)))
 
 
-async def _told(heard: Overheard, event: str, source: str) -> AsyncGenerator[bytes]:
+async def _told(heard: Overheard, source: str) -> AsyncGenerator[bytes]:
     async with aclosing(heard.packets()) as packets:
         async for packet in packets:
             told_by = unquote(packet.headers.get("ce-source", ""))
@@ -363,7 +363,8 @@ async def _told(heard: Overheard, event: str, source: str) -> AsyncGenerator[byt
                 data = from_json(packet.payload) if packet.payload else None
             except ValueError:
                 continue  # told by somebody who does not know how
-            yield sse.named(event, to_json(data))
+            # Without a name: the path says it, and clients of the Web of Things wait for those.
+            yield sse.data(to_json(data))
 
 
 def _names(**given: str) -> tuple[str, ...]:

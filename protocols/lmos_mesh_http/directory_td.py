@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from lmos_mesh_http import sse
 from lmos_mesh_http.enriched import DISCOVERY
 from lmos_mesh_http.errors import JSON, PROBLEM
 
@@ -200,12 +199,11 @@ def _event(
                 "op": "subscribeevent",
                 "href": _href(f"events/{name}", query, *(("diff",) if diff else ())),
                 "subprotocol": "sse",
-                "contentType": sse.MEDIA_TYPE,
+                "contentType": JSON,
                 "htv:methodName": "GET",
                 "htv:headers": [
                     {"htv:fieldName": "Last-Event-ID", "description": "The last one that came"}
                 ],
-                "response": {"contentType": sse.MEDIA_TYPE},
             }
         ],
     }

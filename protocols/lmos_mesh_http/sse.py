@@ -15,11 +15,6 @@ def event(name: str, seq: int, data: bytes) -> bytes:
     return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), seq, data)
 
 
-def named(name: str, data: bytes) -> bytes:
-    """A named event without an id: it cannot be asked for again. The name becomes one line."""
-    return b"event: %s\ndata: %s\n\n" % (name.replace("\r", " ").replace("\n", " ").encode(), data)
-
-
 def data(data: bytes) -> bytes:
     """An event without a name."""
     return b"data: %s\n\n" % data

@@ -79,11 +79,26 @@ _PAGED = {
         "schema": {"type": "string"},
     }
 }
-_A_TD: dict[str, Any] = {"type": "object", "description": "A W3C WoT Thing Description 1.1."}
+_A_TD: dict[str, Any] = {
+    "type": "object",
+    "description": "A W3C WoT Thing Description 1.1.",
+    "required": ["@context", "title", "security", "securityDefinitions"],
+}
+_A_PATCH: dict[str, Any] = {"type": "object", "description": "A merge patch (RFC 7396)."}
+_ARRAY: dict[str, Any] = {"type": "array", "items": _A_TD}
+_COLLECTION: dict[str, Any] = {
+    "type": "object",
+    "required": ["@context", "@type", "total", "members"],
+    "properties": {
+        "total": {"type": "integer"},
+        "members": _ARRAY,
+        "next": {"type": "string", "description": "Where more follow."},
+    },
+}
 
 
-def _body(*media_types: str) -> dict[str, Any]:
-    return {"required": True, "content": {one: {"schema": _A_TD} for one in media_types}}
+def _body(*media_types: str, schema: dict[str, Any] = _A_TD) -> dict[str, Any]:
+    return {"required": True, "content": {one: {"schema": schema} for one in media_types}}
 
 
 class ThingRoutes:
@@ -106,7 +121,7 @@ class ThingRoutes:
             self.things,
             summary="Every Thing",
             responses={
-                200: content(*_MANY, description="Their Descriptions.", type="array")
+                200: content(*_MANY, description="Their Descriptions.", anyOf=[_ARRAY, _COLLECTION])
                 | {"headers": _PAGED}
             }
             | problems(400, 406, 500, 503, 504),
@@ -158,7 +173,10 @@ class ThingRoutes:
             summary="Change some of a Description",
             responses={204: {"description": "It is changed.", "headers": _WROTE}}
             | problems(400, 404, 408, 409, 412, 413, 415, 500, 503, 504),
-            openapi_extra={"requestBody": _body(MERGE_PATCH), "parameters": _CONDITIONS},
+            openapi_extra={
+                "requestBody": _body(MERGE_PATCH, schema=_A_PATCH),
+                "parameters": _CONDITIONS,
+            },
             **common,
         )
         app.add_api_route(
