@@ -90,21 +90,23 @@ class AgentHost:
         self._bus = bus
         self._check(bus.tenant)
         self._lease = LeaseKeeper(bus, self._served)
-        for hosted in self._hosted:
-            await hosted.begin(bus)
-        await self._lease.begin()
-        for hosted in self._hosted:
-            await self._register(bus, hosted.agent)
-        bus.spawn(self._heartbeats(bus), name="heartbeats")
-        bus.transport.on_reconnect(self._reconnected.set)
-        self._own.append(bus.spawn(self._keep_registered(bus), name="registration"))
-        for hosted in self._hosted:
-            self._own += hosted.begin_background()
-        ready()
+        begun: list[_Hosted] = []
         try:
+            for hosted in self._hosted:
+                begun.append(hosted)
+                await hosted.begin(bus)
+            await self._lease.begin()
+            for hosted in self._hosted:
+                await self._register(bus, hosted.agent)
+            bus.spawn(self._heartbeats(bus), name="heartbeats")
+            bus.transport.on_reconnect(self._reconnected.set)
+            self._own.append(bus.spawn(self._keep_registered(bus), name="registration"))
+            for hosted in self._hosted:
+                self._own += hosted.begin_background()
+            ready()
             await run_forever()
         finally:
-            for hosted in self._hosted:
+            for hosted in begun:
                 hosted.end()
 
     async def leave(self) -> None:

@@ -38,6 +38,7 @@ class Mesh:
         self.bus = bus
         self._feed = ChangeFeed(bus)
         self._watches: set[Watch] = set()
+        self._closed = False
 
     def part(self) -> "Mesh":
         """The same way in, whose watches end by themselves when this part is closed."""
@@ -46,7 +47,8 @@ class Mesh:
         return part
 
     def close(self) -> None:
-        """End the watches."""
+        """End the watches; those that are begun later have ended, too."""
+        self._closed = True
         for watch in list(self._watches):
             watch.close()
 
@@ -184,7 +186,10 @@ class Mesh:
                 **more,
             },
         )
-        return Watch(self.bus, self._feed, wanted, self._watches)
+        watch = Watch(self.bus, self._feed, wanted, self._watches)
+        if self._closed:
+            watch.close()
+        return watch
 
     async def invoke(
         self,

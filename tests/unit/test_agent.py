@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from lmos_mesh import subjects, synadia
 from lmos_mesh.agent import Agent, Context
-from lmos_mesh.bus import Bus
+from lmos_mesh.bus import Bus, route
 from lmos_mesh.codec import decode_value, encode_value
 from lmos_mesh.description import describe, description_faults
 from lmos_mesh.errors import (
@@ -31,7 +31,7 @@ from lmos_mesh.events import CloudEvent
 from lmos_mesh.hosting import AgentHost
 from lmos_mesh.invocation import CONTEXT
 from lmos_mesh.mesh import Mesh
-from lmos_mesh.messages import FIND_THINGS, FindThings
+from lmos_mesh.messages import FIND_THINGS, REGISTER, FindThings
 from lmos_mesh.reply_stream import Frame
 from lmos_mesh.things import thing_from
 from lmos_mesh.transport import Packet
@@ -995,6 +995,19 @@ async def test_what_an_agent_does_in_the_background_begins_anew_and_ends_with_it
         assert await seen.get() == "joined one"
     assert await seen.get() == "ended"
     assert len(began) == 2
+
+
+async def test_an_agent_that_is_refused_is_on_no_mesh(memory_mesh: MemoryMesh) -> None:
+    shop = Shop()
+
+    async def refuse(request: Any, call: Any) -> Any:
+        raise InvalidDescription("never")
+
+    async with memory_mesh.bus() as registry, memory_mesh.bus() as bus:
+        await registry.serve("registry", [route(REGISTER, refuse)])
+        with pytest.raises(InvalidDescription, match="never"):
+            await AgentHost([shop.agent]).run(bus, lambda: None)
+    assert shop.agent.presence is None
 
 
 # -- finding others --

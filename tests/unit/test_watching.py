@@ -368,6 +368,7 @@ async def test_whoever_iterates_comes_to_the_end_when_the_mesh_is_left(
             await until(lambda: bool(told))
             scene.mesh.close()
         assert following.done()
+        assert [change async for change in scene.mesh.watch()] == []
 
 
 # -- once --
