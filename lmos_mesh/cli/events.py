@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from rich.text import Text
 
@@ -129,12 +129,8 @@ def _who_and_why(event: CloudEvent) -> tuple[str, str]:
         if subset and subset != "stable":
             who += f" ({subset})"
         return who, _change(event.type, data)
-    things = data.get("things")
-    served = [
-        str(one.get("name", "?"))
-        for one in (things if isinstance(things, list) else [])  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(one, dict)
-    ]
+    things: Any = data.get("things")
+    served = [str(one.get("name", "?")) for one in _objects(things)]
     reason = str(data.get("reason") or "")
     serving = f"serving {', '.join(served)}" if served else ""
     return event.subject, " · ".join(part for part in (reason, serving) if part)
@@ -146,9 +142,15 @@ def _change(type: str, data: dict[str, Any]) -> str:
     if type == THING_CREATED:
         return str(data.get("kind") or "")
     diff: Any = data.get("diff")
-    members = list(diff) if isinstance(diff, dict) else []
+    members = list(cast("dict[str, Any]", diff)) if isinstance(diff, dict) else []
     more = f" and {len(members) - _SHOWN_MEMBERS} more" if len(members) > _SHOWN_MEMBERS else ""
-    return ", ".join(str(member) for member in members[:_SHOWN_MEMBERS]) + more
+    return ", ".join(members[:_SHOWN_MEMBERS]) + more
+
+
+def _objects(told: Any) -> list[dict[str, Any]]:
+    """What newer or foreign software says may be of any shape."""
+    listed = cast("list[Any]", told) if isinstance(told, list) else []
+    return [cast("dict[str, Any]", one) for one in listed if isinstance(one, dict)]
 
 
 def _clock_time(said: str) -> str:

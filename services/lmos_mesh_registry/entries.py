@@ -31,6 +31,10 @@ class Entries:
         self._directory = directory
         self._clock = clock
 
+    def now(self) -> float:
+        """The time that lifetimes are counted from."""
+        return self._clock()
+
     async def get(self, key: ThingKey) -> Stored | None:
         """What is kept now, whether or not this replica has heard of it."""
         entry = await self._store.get(subjects.key(*key))

@@ -55,7 +55,7 @@ from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.settings import Settings
 from lmos_mesh.things import Thing, label_of, thing_from
 from lmos_mesh.transport import Entry, Revision
-from lmos_mesh_registry import jsonpaths
+from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.announcer import Announcer
 from lmos_mesh_registry.catalog import candidates, find, search, shown
 from lmos_mesh_registry.entries import Entries
@@ -85,11 +85,20 @@ class RegistrySettings(Settings):
     Attributes:
         registry_forget_after_s: How long an agent without any instance stays listed.
         registry_foreign_tenant: The tenant that agents hosted with other software enter.
+        registry_mesh: What this mesh is called by others that mirror it.
+        registry_peers: Other meshes to mirror: URLs of their HTTP directories, or `NAME=URL`,
+            separated by commas.
+        registry_peer_tenant: The tenant that their Things enter; our own by default.
+        registry_peer_stale_s: How long their Things stay when a mesh does not answer any more.
     """
 
     registry_forget_after_s: float = Field(default=24 * 3600.0, gt=0)
     registry_foreign_tenant: str = ""
     registry_sweep_s: float = Field(default=60.0, gt=0)
+    registry_mesh: str = ""
+    registry_peers: str = ""
+    registry_peer_tenant: str = ""
+    registry_peer_stale_s: float = Field(default=30.0, ge=2)
 
 
 class Registry:
@@ -105,6 +114,8 @@ class Registry:
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Serve the registry's endpoints until cancelled."""
         self._bus = bus
+        settings = self._settings
+        peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
         self._leases = bus.transport.key_value(LEASES)
         self._directory = Directory(bus)
         self._directory.on_death(self._on_death)
@@ -120,7 +131,7 @@ class Registry:
             bus,
             self._directory.membership,
             self._entries,
-            self._settings.registry_foreign_tenant or bus.tenant,
+            settings.registry_foreign_tenant or bus.tenant,
         )
         await foreign.follow()
         await bus.serve(
@@ -136,6 +147,14 @@ class Registry:
         )
         await announce_service(bus, "registry", "Who is on the mesh", _OPERATIONS)
         bus.spawn(self._sweep(), name="sweep")
+        federation.start(
+            bus,
+            self._directory.membership,
+            self._entries,
+            peers,
+            tenant=settings.registry_peer_tenant or bus.tenant,
+            stale_s=settings.registry_peer_stale_s,
+        )
         bus.spawn(self._read_words(), name="words")
         ready()
         await run_forever()
@@ -204,6 +223,8 @@ class Registry:
 
     def _refuse_taken(self, key: ThingKey, id: str, before: int | None = None) -> None:
         for other in self._membership.looked_up(key.tenant, id=id):
+            if other.thing.origin and key.name != id:
+                continue  # a mirror of another mesh's gives way
             if other.key != key and (before is None or other.revision < before):
                 raise Conflict(
                     f"{id!r} is the id of {other.key.name!r} ({other.key.subset}) already",
