@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from urllib.parse import quote, unquote
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,6 +46,13 @@ _WELL_KNOWN = {
     "capabilities.json": "Its LMOS capabilities",
 }
 _ANY: dict[str, Any] = {"description": "As the schema of its Description says."}
+
+
+AgentName = Annotated[str, Path(description="The agent's name, percent-encoded.")]
+Subset = Annotated[str, Path(description="Its release line, e.g. `stable`.")]
+ActionId = Annotated[str, Path(description="The id of one of its capabilities, percent-encoded.")]
+PropertyName = Annotated[str, Path(description="The name of one of its properties.")]
+EventName = Annotated[str, Path(description="The name of one of its events.")]
 
 
 class WholeSegments:
@@ -168,14 +175,14 @@ class AgentRoutes:
             )
 
     def _document(self, document: str, types: tuple[str, ...]) -> Any:
-        async def respond(request: Request, agent: str, tenant: Tenant = None) -> Response:
+        async def respond(request: Request, agent: AgentName, tenant: Tenant = None) -> Response:
             return await self._described(request, tenant, agent, DEFAULT_SUBSET, document, types)
 
         return respond
 
     def _document_of_subset(self, document: str, types: tuple[str, ...]) -> Any:
         async def respond(
-            request: Request, agent: str, subset: str, tenant: Tenant = None
+            request: Request, agent: AgentName, subset: Subset, tenant: Tenant = None
         ) -> Response:
             return await self._described(request, tenant, agent, subset, document, types)
 
@@ -212,7 +219,12 @@ class AgentRoutes:
     # -- what can be done with it --
 
     async def invoke(
-        self, request: Request, agent: str, subset: str, action: str, tenant: Tenant = None
+        self,
+        request: Request,
+        agent: AgentName,
+        subset: Subset,
+        action: ActionId,
+        tenant: Tenant = None,
     ) -> Response:
         """The body is the action's input; a client that leaves calls the work off."""
         agent, subset, action = _names(agent=agent, subset=subset, action=action)
@@ -239,7 +251,12 @@ class AgentRoutes:
         )
 
     async def read(
-        self, request: Request, agent: str, subset: str, property: str, tenant: Tenant = None
+        self,
+        request: Request,
+        agent: AgentName,
+        subset: Subset,
+        property: PropertyName,
+        tenant: Tenant = None,
     ) -> Response:
         """As any instance has it now."""
         agent, subset, property = _names(agent=agent, subset=subset, property=property)
@@ -247,7 +264,12 @@ class AgentRoutes:
         return Response(to_json(value), headers={"cache-control": "no-store"}, media_type=JSON)
 
     async def write(
-        self, request: Request, agent: str, subset: str, property: str, tenant: Tenant = None
+        self,
+        request: Request,
+        agent: AgentName,
+        subset: Subset,
+        property: PropertyName,
+        tenant: Tenant = None,
     ) -> Response:
         """The body is the new value."""
         agent, subset, property = _names(agent=agent, subset=subset, property=property)
@@ -274,7 +296,12 @@ class AgentRoutes:
             raise await self._why_nobody(request, where, agent, subset, error) from None
 
     async def event(
-        self, request: Request, agent: str, subset: str, event: str, tenant: Tenant = None
+        self,
+        request: Request,
+        agent: AgentName,
+        subset: Subset,
+        event: EventName,
+        tenant: Tenant = None,
     ) -> Response:
         """From now on; nobody keeps what was told before."""
         agent, subset, event = _names(agent=agent, subset=subset, event=event)

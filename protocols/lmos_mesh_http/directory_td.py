@@ -54,8 +54,6 @@ def _things(query: str) -> dict[str, Any]:
     return {
         "title": "Every Thing of the directory",
         "readOnly": True,
-        "type": "array",
-        "items": {"type": "object"},
         "uriVariables": {
             "offset": {"title": "How many to leave out", "type": "integer", "default": 0},
             "limit": {"title": "How many to give at most", "type": "integer", "minimum": 1},

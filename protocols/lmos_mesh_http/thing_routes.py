@@ -1,11 +1,12 @@
 """The directory of Things: the Things API and the Search API of W3C WoT Discovery."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -48,10 +49,15 @@ _MANY = (LD, JSON)
 
 _PAGE = 200
 _MOST = 10_000
-_TRIES = 8
+_TRIES = 6
+_AGAIN_S = 0.01
 
 _SORTED_BY = Literal["id", "name", "version", "created", "modified", "load"]
 _PATH = "/things/{id:path}"
+
+Id = Annotated[
+    str, Path(description="The id of the Thing: a URI of up to 512 bytes, percent-encoded.")
+]
 
 _CONDITIONS = [
     {
@@ -325,7 +331,7 @@ class ThingRoutes:
     def _collection(self, query: Mapping[str, str]) -> str:
         return f"{self._places.prefix}/things" + (f"?{urlencode(query)}" if query else "")
 
-    async def thing(self, request: Request, id: str, tenant: Tenant = None) -> Response:
+    async def thing(self, request: Request, id: Id, tenant: Tenant = None) -> Response:
         """Its Description, with when it came and goes, and its revision as `ETag`."""
         media_type = acceptable(request.headers, _ONE)
         found = await self._get(request, tenant, _id(id))
@@ -383,22 +389,34 @@ class ThingRoutes:
         }
         return Response(status_code=201, headers=headers)
 
-    async def put(self, request: Request, id: str, tenant: Tenant = None) -> Response:
+    async def put(self, request: Request, id: Id, tenant: Tenant = None) -> Response:
         """Its `id` must be that of the path. `registration` may set `ttl` or `expires`."""
         id = _id(id)
         sent = await self._sent(request)
         draft = draft_of(sent, id=id)
         conditions = Conditions.of(request.headers)
-        revision = await self._expected(request, tenant, id, conditions)
-        registered = await self._register(
-            request, tenant, id, draft, revision=revision, conditions=conditions
-        )
+        for tried in range(1, _TRIES + 1):
+            # Told the revision, the registry replaces the Thing of this id and never another one
+            # that only has the same name.
+            revision = await self._expected(request, tenant, id, conditions)
+            try:
+                registered = await self._register(
+                    request, tenant, id, draft, revision=revision, conditions=conditions
+                )
+                break
+            except Conflict:
+                # Most likely somebody else wrote at the same time; the last one wins.
+                if tried == _TRIES:
+                    raise
+                await asyncio.sleep(_AGAIN_S * tried)
+        else:
+            raise AssertionError("the last try breaks or raises")
         headers = {"etag": etag(registered.revision)}
         if registered.created:
             headers["location"] = f"{self._places.prefix}{thing_path(id)}"
         return Response(status_code=201 if registered.created else 204, headers=headers)
 
-    async def patch(self, request: Request, id: str, tenant: Tenant = None) -> Response:
+    async def patch(self, request: Request, id: Id, tenant: Tenant = None) -> Response:
         """By a merge patch (RFC 7396). An empty one renews a Thing that has a `ttl`."""
         id = _id(id)
         try:
@@ -430,7 +448,7 @@ class ThingRoutes:
                 return Response(status_code=204, headers={"etag": etag(registered.revision)})
         raise AssertionError("the last try returns or raises")
 
-    async def delete(self, request: Request, id: str, tenant: Tenant = None) -> Response:
+    async def delete(self, request: Request, id: Id, tenant: Tenant = None) -> Response:
         """It is found no longer."""
         id = _id(id)
         conditions = Conditions.of(request.headers)
@@ -459,7 +477,7 @@ class ThingRoutes:
         id: str,
         draft: Draft,
         *,
-        revision: int | None,
+        revision: int,
         conditions: Conditions | None = None,
     ) -> Registered:
         description = draft.description
@@ -480,10 +498,8 @@ class ThingRoutes:
 
     async def _expected(
         self, request: Request, tenant: str | None, id: str, conditions: Conditions
-    ) -> int | None:
-        """The revision that is to be replaced; None for whatever is there."""
-        if not conditions:
-            return None
+    ) -> int:
+        """The revision that is to be replaced, 0 for nothing."""
         if (revision := conditions.revision) is not None:
             return revision
         try:

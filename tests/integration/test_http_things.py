@@ -307,6 +307,29 @@ async def test_a_stale_write_is_refused(nats_mesh: NatsMesh):
     assert deleted.status_code == 204
 
 
+async def test_a_thing_is_never_replaced_by_another_one_of_the_same_name(nats_mesh: NatsMesh):
+    async with directory(nats_mesh, billing()) as tdd:
+        td = await until_lent(tdd, "billing")
+        other = await tdd.put("urn:other", td | {"id": "urn:other"})
+        after = await tdd.thing(td["id"])
+
+    assert other.status_code == 409
+    assert after["title"] == "billing"
+
+
+async def test_of_writes_at_the_same_time_the_last_one_wins(nats_mesh: NatsMesh):
+    async with directory(nats_mesh) as tdd:
+        async with asyncio.TaskGroup() as tasks:
+            replies = [
+                tasks.create_task(tdd.put("urn:x", lamp("urn:x") | {"title": f"L{n}"}))
+                for n in range(3)
+            ]
+        td = await tdd.thing("urn:x")
+
+    assert sorted(reply.result().status_code for reply in replies) == [201, 204, 204]
+    assert td["title"] in {"L0", "L1", "L2"}
+
+
 async def test_what_has_not_changed_is_not_sent_again(nats_mesh: NatsMesh):
     async with directory(nats_mesh) as tdd:
         etag = (await tdd.put("urn:x")).headers["etag"]
