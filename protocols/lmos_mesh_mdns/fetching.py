@@ -1,6 +1,7 @@
 """Reads Descriptions from services that anybody may have announced, and trusts none of them."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -64,7 +65,7 @@ class Fetcher:
             follow_redirects=False,
             timeout=limits.timeout_s,
             verify=ssl.create_default_context(),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             headers={
                 "accept": "application/td+json, application/ld+json, application/json;q=0.9",
                 # What is packed could unpack to any size.
@@ -109,6 +110,30 @@ class Fetcher:
             url = urljoin(at, linked) if linked else ""
         return found[: self._limits.things]
 
+    async def invoke(
+        self, target: Target, method: str, url: str, given: Any
+    ) -> tuple[int, str, bytes]:
+        """Send JSON to a found agent, and give the status, content type and body it answers with.
+
+        The caller limits the time.
+
+        Raises:
+            NotRead: It does not answer.
+            UnusableAnswer: It answers too much.
+        """
+        request = self._request(target, method, url, content=json.dumps(given).encode())
+        try:
+            response = await self._client.send(request, stream=True)
+            try:
+                body = await self._body(response, url, self._limits.page_bytes)
+            finally:
+                await response.aclose()
+        except (httpx.TransportError, httpx.InvalidURL, OSError) as exc:
+            raise NotRead(f"cannot call {url}: {str(exc) or type(exc).__name__}") from None
+        if response.status_code in _REDIRECTED:
+            raise UnusableAnswer(f"{url} redirects, which calls do not follow")
+        return response.status_code, response.headers.get("content-type", ""), body
+
     async def _get(self, target: Target, url: str, limit: int) -> tuple[bytes, httpx.Response, str]:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -127,20 +152,7 @@ class Fetcher:
         raise UnusableAnswer(f"it redirects more than {_REDIRECTS} times")
 
     async def _get_once(self, target: Target, url: str, limit: int) -> tuple[bytes, httpx.Response]:
-        parts = urlsplit(url)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        request = self._client.build_request(
-            "GET",
-            httpx.URL(
-                scheme=target.scheme,
-                # Always the address of the record; its name may mean another one to a resolver.
-                host=target.address,
-                port=target.port,
-                raw_path=path.encode("ascii", errors="ignore"),
-            ),
-            headers={"host": f"{_in_url(target.host)}:{target.port}"},
-            extensions={"sni_hostname": target.host} if target.scheme == "https" else {},
-        )
+        request = self._request(target, "GET", url)
         response = await self._client.send(request, stream=True)
         try:
             if response.status_code in _REDIRECTED:
@@ -149,16 +161,48 @@ class Fetcher:
                 raise NotRead(f"{url} answers with status {response.status_code}")
             if response.status_code != 200:
                 raise UnusableAnswer(f"{url} answers with status {response.status_code}")
-            if response.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UnusableAnswer(f"{url} answers packed, although it was asked not to")
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limit:
-                    raise UnusableAnswer(f"{url} answers with more than {limit} bytes")
-            return bytes(body), response
+            return await self._body(response, url, limit), response
         finally:
             await response.aclose()
+
+    def _request(
+        self, target: Target, method: str, url: str, content: bytes | None = None
+    ) -> httpx.Request:
+        parts = urlsplit(url)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        written = {} if content is None else {"content-type": "application/json"}
+        return self._client.build_request(
+            method,
+            httpx.URL(
+                scheme=target.scheme,
+                # Always the address of the record; its name may mean another one to a resolver.
+                host=target.address,
+                port=target.port,
+                raw_path=path.encode("ascii", errors="ignore"),
+            ),
+            headers={"host": f"{_in_url(target.host)}:{target.port}", **written},
+            content=content,
+            extensions=self._extensions(target, content),
+        )
+
+    def _extensions(self, target: Target, content: bytes | None) -> dict[str, Any]:
+        extensions: dict[str, Any] = {}
+        if target.scheme == "https":
+            extensions["sni_hostname"] = target.host
+        if content is not None:
+            # An agent may think for long; whoever calls says how long.
+            extensions["timeout"] = {"connect": self._limits.timeout_s}
+        return extensions
+
+    async def _body(self, response: httpx.Response, url: str, limit: int) -> bytes:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnusableAnswer(f"{url} answers packed, although it was asked not to")
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > limit:
+                raise UnusableAnswer(f"{url} answers with more than {limit} bytes")
+        return bytes(body)
 
 
 def _in_url(host: str) -> str:

@@ -12,7 +12,9 @@ from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from lmos_mesh.bus import Bus
+from lmos_mesh.description import thing_of
 from lmos_mesh.errors import AgentNotFound, Conflict, InvalidDescription, InvalidMessage, MeshError
+from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import (
     DEREGISTER,
     GET_THING,
@@ -24,10 +26,12 @@ from lmos_mesh.messages import (
     Registered,
 )
 from lmos_mesh_mdns.fetching import Fetcher, NotRead
+from lmos_mesh_mdns.forms import forms_of
 from lmos_mesh_mdns.found import UnusableAnswer, found_by_us, prepared, second_hand
 from lmos_mesh_mdns.networks import Interface, Network
 from lmos_mesh_mdns.records import DIRECTORY, SERVICE, Target, UnusableRecord, target_of
 from lmos_mesh_mdns.sightings import Listed, Sightings
+from lmos_mesh_mdns.trusting import StandIn
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ class Finder:
         ttl_s: float,
         networks: Sequence[Network],
         is_ours: Callable[[Target], bool],
+        stand_in: StandIn | None = None,
     ) -> None:
         self._bus = bus
         self._fetcher = fetcher
@@ -59,6 +64,7 @@ class Finder:
         self._ttl_s = ttl_s
         self._networks = networks
         self._is_ours = is_ours
+        self._stand_in = stand_in
         self._interfaces: Sequence[Interface] = ()
         self._zeroconf: Zeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
@@ -234,6 +240,8 @@ class Finder:
         except Conflict:
             # What stands there is not ours to remove.
             self._sightings.forget(thing_id)
+            if held is not None:
+                await self._stop_standing_in(held)
             return "another Thing of this mesh has its id or its name"
         except InvalidDescription as exc:
             refused = str(exc)
@@ -250,13 +258,32 @@ class Finder:
             if not self._sightings.hold(listed) or self._leaving:
                 self._sightings.forget(thing_id)
                 await self._remove([listed])
-            elif held is None:
+                return ""
+            if held is None:
                 logger.info("found %s at %s", thing_id, target.url)
+            await self._stand_in_for(listed, description, target)
             return ""
         self._sightings.forget(thing_id)
         if held is not None:
             await self._remove([held])
         return refused
+
+    async def _stand_in_for(
+        self, listed: Listed, description: dict[str, Any], target: Target
+    ) -> None:
+        if self._stand_in is None:
+            return
+        thing = thing_of(description, tenant=self._tenant)
+        forms = forms_of(thing, description, target)
+        if forms is None:
+            await self._stop_standing_in(listed)
+            return
+        key = ThingKey(self._tenant, listed.name, listed.subset)
+        await self._stand_in.begin(key, thing.version, forms, target)
+
+    async def _stop_standing_in(self, listed: Listed) -> None:
+        if self._stand_in is not None:
+            await self._stand_in.end(ThingKey(self._tenant, listed.name, listed.subset))
 
     async def _register(
         self, thing_id: str, description: dict[str, Any], held: Listed | None
@@ -274,7 +301,7 @@ class Finder:
             standing = await self._standing(thing_id)
             if standing is None and held is not None:
                 return await self._write(description, 0)  # somebody has removed it
-            if standing is None or standing.live or not found_by_us(standing.description):
+            if standing is None or not found_by_us(standing.description):
                 raise
             # From an earlier run, or by another adapter that found the same.
             return await self._write(description, standing.revision)
@@ -299,6 +326,7 @@ class Finder:
 
     async def _remove_one(self, gate: asyncio.Semaphore, one: Listed) -> None:
         async with gate:
+            await self._stop_standing_in(one)
             wanted = Deregister(name=one.name, subset=one.subset, revision=one.revision)
             try:
                 await self._bus.call(DEREGISTER, wanted, tenant=self._tenant, timeout_s=_CALL_S)

@@ -38,6 +38,7 @@ from lmos_mesh_mdns.networks import (
 )
 from lmos_mesh_mdns.records import Target, announced
 from lmos_mesh_mdns.sightings import Sightings
+from lmos_mesh_mdns.trusting import StandIn
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class MdnsSettings(Settings):
             any, all but loopback.
         mdns_networks: Further networks, as `10.2.0.0/16`, whose addresses are taken from records.
         mdns_tenant: The tenant that found Things enter; by default the one that is announced.
+        mdns_trust: Whether found agents are called, and not only listed.
         mdns_announced_max: How many Things are announced at most; the directory has all.
         mdns_services_max: How many services of others are looked at.
         mdns_things_max: How many Things of others are listed.
@@ -71,6 +73,7 @@ class MdnsSettings(Settings):
     mdns_interfaces: str = ""
     mdns_networks: str = ""
     mdns_tenant: str = ""
+    mdns_trust: bool = False
     mdns_announced_max: int = Field(default=256, ge=0)
     mdns_services_max: int = Field(default=256, ge=0)
     mdns_things_max: int = Field(default=1000, ge=0)
@@ -96,6 +99,7 @@ class MdnsAdapter:
         self._announcer: Announcer | None = None
         self._finder: Finder | None = None
         self._lease: LeaseKeeper | None = None
+        self._stand_in: StandIn | None = None
         self._changed = asyncio.Event()
         self._things: list[ThingKey] = []
         self._stale = True
@@ -107,16 +111,20 @@ class MdnsAdapter:
         """Announce and find until cancelled.
 
         Raises:
-            SettingsError: No interface is one that the settings name.
+            SettingsError: No interface is one that the settings name, or the lease would be in
+                another tenant than what is found.
         """
         settings = self._settings
+        if settings.mdns_trust and settings.mdns_tenant not in ("", bus.tenant):
+            raise SettingsError(
+                f"LMOS_MDNS_TRUST is set, and found agents enter {settings.mdns_tenant!r}, while"
+                f" this process is in {bus.tenant!r}",
+                hint="run an adapter with LMOS_TENANT set to that tenant",
+            )
         self._bus = bus
         self._directory = Directory(bus)
         self._directory.on_change(self._on_change)
         await self._directory.follow()
-        # Other adapters of this mesh know by the lease that what we announce is theirs too.
-        self._lease = LeaseKeeper(bus)
-        await self._lease.begin()
         await self._announce_process()
         limits = Limits(
             timeout_s=settings.mdns_fetch_timeout_s,
@@ -125,6 +133,13 @@ class MdnsAdapter:
             things=settings.mdns_things_max,
         )
         async with Fetcher.open(limits) as fetcher:
+            if settings.mdns_trust:
+                self._stand_in = StandIn(bus, fetcher)
+            # Other adapters of this mesh know by the lease that what we announce is theirs too.
+            self._lease = LeaseKeeper(bus, self._stand_in.served if self._stand_in else tuple)
+            if self._stand_in:
+                self._stand_in.keep_in(self._lease)
+            await self._lease.begin()
             finder = self._finder = Finder(
                 bus,
                 fetcher,
@@ -137,6 +152,7 @@ class MdnsAdapter:
                 ttl_s=settings.mdns_refresh_s * _STAYS,
                 networks=networks_from(settings.mdns_networks),
                 is_ours=self._is_ours,
+                stand_in=self._stand_in,
             )
             self._check_interfaces()
             try:
@@ -204,7 +220,9 @@ class MdnsAdapter:
 
     # -- the mesh --
 
-    def _on_change(self, _changed: Sequence[ThingKey]) -> None:
+    def _on_change(self, changed: Sequence[ThingKey]) -> None:
+        if self._stand_in is not None:
+            self._stand_in.yield_to_ours(changed, self._directory.membership)
         self._stale = True
         self._changed.set()
 

@@ -28,7 +28,7 @@ from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import FIND_THINGS, GET_THING, FindThings, FoundThing, GetThing
 from lmos_mesh.nats_config import Binary
 from tests.conftest import new_name, session_server
-from tests.integration.processes import Deployment, Process
+from tests.integration.processes import Deployment, Process, instances_of
 
 GROUP, PORT = "224.0.0.251", 5353
 MESH, OTHER = "10.77.0.1", "10.77.0.2"
@@ -131,7 +131,7 @@ def lan() -> Generator[Lan]:
 def _wire(name: str, address: str) -> None:
     _run("ip", "addr", "add", f"{address}/24", "dev", name)
     _run("ip", "link", "set", name, "up")
-    _run("ip", "route", "add", "224.0.0.0/4", "dev", name)
+    _run("ip", "route", "add", "default", "dev", name)
 
 
 # -- DNS-SD by the RFCs, on the other machine --
@@ -893,6 +893,57 @@ async def test_two_meshes_list_each_others_agents_and_nothing_goes_round(
         assert await listed(other_mesh, ours) is None
         for one in (adapter, second):
             assert not one.entries("not taken in"), one.log()
+
+
+async def test_on_a_trusted_network_a_found_agent_is_called_and_yields_to_ours(
+    lan: Lan, mesh_machine: Deployment, north: Deployment
+) -> None:
+    adapter = await asyncio.to_thread(
+        mesh_machine.service, "mdns", LMOS_MDNS_REFRESH_S="1", LMOS_MDNS_TRUST="true"
+    )
+    with lan.at_the_other():
+        theirs = north.agent(GREETER.replace("Hello!", "Hello from the north!"))
+        second = north.service("mdns", LMOS_MDNS_REFRESH_S="1")
+    async with mesh_machine.client() as mesh:
+        await adapter.logged("answering for greeter")
+        await until_live(mesh, "greeter")
+
+        said = await mesh.invoke("greeter", "greet", {"question": "Hi"})
+        assert said == "Hello from the north!"
+        found = await mesh.bus.call(GET_THING, GetThing(name="greeter"))
+        assert found.external
+
+        ours = await asyncio.to_thread(mesh_machine.agent, GREETER)
+        await until_instances(mesh, "greeter", {ours.instance})
+        for _ in range(20):
+            assert await mesh.invoke("greeter", "greet", {"question": "Hi"}) == "Hello!"
+
+        ours.terminate()
+        await ours.ended()
+        await until_instances(mesh, "greeter", {adapter.instance})
+        theirs.terminate()
+        await until_gone(mesh, "urn:lmos-mesh:demo:greeter:stable")
+    for one in (adapter, second):
+        one.terminate()
+        assert await one.ended() == 0
+
+
+async def until_live(mesh: Mesh, name: str, within_s: float = 15.0) -> None:
+    """Wait until an agent has an instance."""
+    until = time.monotonic() + within_s
+    while not await instances_of(mesh, name):
+        assert time.monotonic() < until, f"{name} is not live"
+        await asyncio.sleep(0.05)
+
+
+async def until_instances(
+    mesh: Mesh, name: str, instances: set[str], within_s: float = 15.0
+) -> None:
+    """Wait until exactly these serve an agent."""
+    until = time.monotonic() + within_s
+    while (found := await instances_of(mesh, name)) != instances:
+        assert time.monotonic() < until, f"{name} is served by {found}"
+        await asyncio.sleep(0.05)
 
 
 # -- avahi --
