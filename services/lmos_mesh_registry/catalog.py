@@ -17,14 +17,18 @@ from lmos_mesh.semver import BadVersion, Range, Version
 from lmos_mesh.things import Fault
 from lmos_mesh_registry import jsonpaths
 
+NEAREST = 256
+"""How many Things can be near a text in meaning. A score is no yes or no, and nobody reads more."""
+
 # What shares every word with the text is about as near to it as the nearest in meaning are.
 _WORDS_AS_MEANING = 0.7
 
 
-class Scores(dict[ThingKey, float]):
-    """How near in meaning Things are to a text; those that are not named here are far from it.
+class Scores:
+    """How near in meaning Things are to a text; those that are not named are far from it.
 
-    Attributes:
+    Args:
+        near: The Things that are near.
         pending: Things whose meaning is not known yet; words must do for them.
         total: How many Things there are to compare.
     """
@@ -36,9 +40,26 @@ class Scores(dict[ThingKey, float]):
         pending: Collection[ThingKey] = (),
         total: int = 0,
     ) -> None:
-        super().__init__(near)
+        self._near = near
         self.pending = frozenset(pending)
         self.total = total
+
+    def nearest(
+        self, count: int | None = None, among: Collection[ThingKey] | None = None
+    ) -> dict[ThingKey, float]:
+        """The nearest Things and how near they are, the nearest first.
+
+        Args:
+            count: How many at most; None for all that are near.
+            among: None but these.
+        """
+        near = (
+            self._near
+            if among is None
+            else {key: self._near[key] for key in among if key in self._near}
+        )
+        ordered = sorted(near.items(), key=lambda one: (-one[1], one[0]))
+        return dict(ordered[:count])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +117,7 @@ def find(
     tenant: str,
     wanted: FindThings,
     *,
-    scores: Mapping[ThingKey, float] | None = None,
+    scores: Scores | None = None,
     fitting: Collection[Entered] | None = None,
 ) -> Found:
     """The entries for which every condition holds, the best first.
@@ -108,23 +129,40 @@ def find(
         membership: What there is.
         tenant: Whose Things.
         wanted: The conditions.
-        scores: How near Things are to the text in meaning; None to compare words.
+        scores: How near Things are to the text in meaning; None to compare words. By meaning
+            no more than the `NEAREST` fit.
         fitting: What fits the JSONPath, where that is known already.
 
     Raises:
         InvalidMessage: A condition cannot be read; every such one is named.
     """
-    matched, shares, notes = _compared(membership, tenant, wanted.text, scores)
-    among: Collection[ThingKey] | None = None if shares is None else shares.keys()
-    if fitting is not None:
-        fit = {one.key for one in fitting}
-        among = fit if among is None else fit.intersection(among)
-    found = candidates(membership, tenant, wanted, among=among)
-    if wanted.jsonpath is not None and fitting is None:
-        found = jsonpaths.fitting(found, wanted.jsonpath)
-    page = _in_order(found, membership, wanted, shares or {})
-    entries = [(one, None if shares is None else shares[one.key]) for one in page]
-    return Found(entries, len(found), matched, notes)
+    among = None if fitting is None else {one.key for one in fitting}
+    if fitting is None and wanted.jsonpath is not None:
+        among = {one.key for one in _fitting(membership, tenant, wanted)}
+    if wanted.text is None:
+        found = candidates(membership, tenant, wanted, among=among)
+        return Found(_page(found, membership, wanted), len(found))
+    called = membership.called(tenant, wanted.text)
+    if scores is None:
+        shares = membership.words(tenant, wanted.text) | dict.fromkeys(called, 1.0)
+        found = candidates(membership, tenant, wanted, among=_common(shares.keys(), among))
+        return Found(_page(found, membership, wanted, shares), len(found), "words")
+    found, shares = _nearest(membership, tenant, wanted, scores, among)
+    notes: tuple[str, ...] = ()
+    if scores.pending:
+        notes = (
+            f"{len(scores.pending)} of {scores.total} not embedded yet; "
+            "those were compared by words",
+        )
+    return Found(_page(found, membership, wanted, shares), len(found), "meaning", notes)
+
+
+def _fitting(membership: Membership, tenant: str, wanted: FindThings) -> list[Entered]:
+    return jsonpaths.fitting(candidates(membership, tenant, wanted), str(wanted.jsonpath))
+
+
+def _common(some: Collection[ThingKey], others: Collection[ThingKey] | None) -> set[ThingKey]:
+    return set(some) if others is None else set(some).intersection(others)
 
 
 def search(membership: Membership, tenant: str, query: str, limit: int) -> tuple[list[Any], int]:
@@ -264,41 +302,55 @@ def _same(held: object, wanted: object) -> bool:
 # -- texts --
 
 
-def _compared(
+def _nearest(
     membership: Membership,
     tenant: str,
-    text: str | None,
-    scores: Mapping[ThingKey, float] | None,
-) -> tuple[Literal["", "meaning", "words"], dict[ThingKey, float] | None, tuple[str, ...]]:
-    """How a text was compared, what is near it and how near, and what to say of it."""
-    if text is None:
-        return "", None, ()
-    called = dict.fromkeys(membership.called(tenant, text), 1.0)
-    if scores is None:
-        return "words", membership.words(tenant, text) | called, ()
-    near = {key: min(1.0, max(0.0, score)) for key, score in scores.items()}
-    notes: tuple[str, ...] = ()
-    if isinstance(scores, Scores) and scores.pending:
+    wanted: FindThings,
+    scores: Scores,
+    among: Collection[ThingKey] | None,
+) -> tuple[list[Entered], dict[ThingKey, float]]:
+    """The nearest for which every condition holds, and how near they are."""
+    text = str(wanted.text)
+    also = dict.fromkeys(membership.called(tenant, text), 1.0)
+    if scores.pending:
         shared = membership.words(tenant, text)
         for key in shared.keys() & scores.pending:
-            near[key] = max(near.get(key, 0.0), shared[key] * _WORDS_AS_MEANING)
-        notes = (
-            f"{len(scores.pending)} of {scores.total} not embedded yet; "
-            "those were compared by words",
-        )
-    return "meaning", near | called, notes
+            also.setdefault(key, shared[key] * _WORDS_AS_MEANING)
+    # Most Things are live; to look at those only that are near costs a tenth of looking at all.
+    more = NEAREST * 3 // 2
+    near = scores.nearest(more, among) if not _selective(wanted) else {}
+    found = candidates(membership, tenant, wanted, among=_common({**near, **also}, among))
+    if _selective(wanted) or (len(near) == more and len(found) < NEAREST):
+        found = candidates(membership, tenant, wanted, among=among)
+        near = scores.nearest(None, {one.key for one in found})
+    shares = dict(near)
+    for key, score in also.items():
+        shares[key] = max(score, near.get(key, 0.0))
+    found = [one for one in found if one.key in shares]
+    if len(found) > NEAREST:
+        found = heapq.nsmallest(NEAREST, found, key=functools.partial(_by_score, shares))
+    return found, shares
+
+
+def _selective(wanted: FindThings) -> bool:
+    """Whether few Things may be left by the conditions, apart from being live."""
+    told = wanted.name, wanted.id, wanted.capability, wanted.channel, wanted.subset, wanted.origin
+    if any(one is not None for one in told) or wanted.tags or wanted.metadata:
+        return True
+    return wanted.live is False or wanted.kind not in (None, "agent")
 
 
 # -- order --
 
 
-def _in_order(
+def _page(
     found: list[Entered],
     membership: Membership,
     wanted: FindThings,
-    shares: Mapping[ThingKey, float],
-) -> list[Entered]:
-    """The part of them that was asked for, best first."""
+    shares: Mapping[ThingKey, float] | None = None,
+) -> list[tuple[Entered, float | None]]:
+    """The part of them that was asked for, best first, with their scores."""
+    shares = shares or {}
     descending = wanted.descending
     sort = wanted.sort or ("name" if wanted.text is None else "score")
     by: Callable[[Entered], Any] = operator.attrgetter("key")
@@ -313,7 +365,7 @@ def _in_order(
         first = sorted(found, key=by, reverse=descending)[:end]
     else:
         first = (heapq.nlargest if descending else heapq.nsmallest)(end, found, key=by)
-    return first[wanted.offset :]
+    return [(one, shares.get(one.key)) for one in first[wanted.offset :]]
 
 
 def _by_score(shares: Mapping[ThingKey, float], one: Entered) -> tuple[float, ThingKey]:

@@ -113,19 +113,55 @@ class Matrix:
             self._places[last] = place
         return removed
 
-    def near(self, vector: "Vectors", least: float) -> list[tuple[str, float]]:
-        """The names whose cosine is at least that much, the nearest first."""
+    def cosines(self, vector: "Vectors") -> tuple[list[str], "Vectors"]:
+        """The names of all vectors, and the cosine of each."""
         import numpy as np
 
-        if self._rows is None or not self._names:
-            return []
-        cosines = self._rows[: len(self._names)] @ vector
-        rows = np.flatnonzero(cosines >= least)
-        rows = rows[np.argsort(-cosines[rows], kind="stable")]
-        return [
-            (self._names[row], cosine)
-            for row, cosine in zip(rows.tolist(), cosines[rows].tolist(), strict=True)
-        ]
+        if self._rows is None:
+            return [], np.empty(0, np.float32)
+        return self._names.copy(), self._rows[: len(self._names)] @ vector
+
+
+class Compared(Scores):
+    """What is near, looked up as far as somebody asks for it.
+
+    Args:
+        names: The texts that were compared.
+        cosines: How near each is.
+        known: Whose texts they are.
+    """
+
+    def __init__(self, names: Sequence[str], cosines: "Vectors", known: "_Tenant") -> None:
+        super().__init__({}, pending=known.lacking.keys(), total=len(known.texts))
+        self._names = names
+        self._cosines = cosines
+        self._known = known
+
+    def nearest(
+        self, count: int | None = None, among: Collection[ThingKey] | None = None
+    ) -> dict[ThingKey, float]:
+        """See `Scores.nearest`."""
+        import numpy as np
+
+        cosines = self._cosines
+        rows = np.flatnonzero(cosines >= NEAR)
+        found: dict[ThingKey, float] = {}
+        taken = len(rows) if count is None else min(len(rows), count * 2)
+        while True:
+            # The nearest of them only: to put all in order would take the longest of all.
+            best = rows
+            if taken < len(rows):
+                best = rows[np.argpartition(-cosines[rows], taken - 1)[:taken]]
+            best = best[np.argsort(-cosines[best], kind="stable")]
+            for row, cosine in zip(best.tolist(), cosines[best].tolist(), strict=True):
+                for key in self._known.owners.get(self._names[row], ()):
+                    if key not in found and (among is None or key in among):
+                        found[key] = min(1.0, cosine)
+                if count is not None and len(found) >= count:
+                    return dict(list(found.items())[:count])
+            if taken >= len(rows):
+                return found
+            taken = min(len(rows), taken * 4)
 
 
 class _Tenant:
@@ -137,14 +173,6 @@ class _Tenant:
         self.owners: dict[str, set[ThingKey]] = {}
         # How many of its vectors each Thing lacks.
         self.lacking: dict[ThingKey, int] = {}
-
-    def near(self, vector: "Vectors") -> dict[ThingKey, float]:
-        """How near each Thing is by the nearest of its texts."""
-        found: dict[ThingKey, float] = {}
-        for text, cosine in self.matrix.near(vector, NEAR):
-            for key in self.owners[text]:
-                found.setdefault(key, min(1.0, cosine))
-        return found
 
     def took(self, text: str) -> None:
         """The vector of a text has come."""
@@ -217,8 +245,8 @@ class Meanings:
         import numpy as np
 
         self.note = ""
-        near = known.near(np.asarray(embedded.vectors[0], np.float32))
-        return Scores(near, pending=known.lacking.keys(), total=len(known.texts))
+        names, cosines = known.matrix.cosines(np.asarray(embedded.vectors[0], np.float32))
+        return Compared(names, cosines, known)
 
     # -- what is to be known --
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from pydantic import Field
@@ -57,7 +57,7 @@ from lmos_mesh.things import Thing, label_of, thing_from
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.announcer import Announcer
-from lmos_mesh_registry.catalog import candidates, find, search, shown
+from lmos_mesh_registry.catalog import Scores, candidates, find, search, shown
 from lmos_mesh_registry.entries import Entries
 from lmos_mesh_registry.foreign import PROTOCOL, ForeignAgents
 from lmos_mesh_registry.meaning import Meanings
@@ -324,7 +324,7 @@ class Registry:
             InvalidMessage: A condition cannot be read.
         """
         membership = self._membership
-        scores: Mapping[ThingKey, float] | None = None
+        scores: Scores | None = None
         if request.text is not None:
             scores = await self._meanings.score(call.tenant, request.text)
         as_of = self._directory.as_of

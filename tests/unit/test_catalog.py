@@ -319,7 +319,7 @@ def test_the_least_loaded_comes_first_if_asked_for_and_who_is_not_there_last() -
 @pytest.mark.parametrize("text", ["Lamp Guide", "lamp_guide", "  LAMP-guide! "])
 def test_an_exact_name_comes_first_however_it_was_compared(text: str) -> None:
     membership = registered(billing, weather, lamp)
-    near = {one.key: 0.9 for one in membership if one.key.name == "billing"}
+    near = Scores({one.key: 0.9 for one in membership if one.key.name == "billing"})
 
     by_words = find(membership, "demo", FindThings(text=text))
     by_meaning = find(membership, "demo", FindThings(text=text), scores=near)
@@ -363,7 +363,7 @@ def test_meaning_decides_where_it_is_known_and_words_for_the_rest() -> None:
 
 def test_conditions_hold_for_what_is_near_in_meaning_too() -> None:
     membership = registered(billing, weather, {**weather, "tenant": "acme"})
-    scores = {one.key: 0.5 for one in membership}
+    scores = Scores({one.key: 0.5 for one in membership})
 
     found = find(membership, "demo", FindThings(text="x", capability="forecast"), scores=scores)
 
@@ -371,7 +371,7 @@ def test_conditions_hold_for_what_is_near_in_meaning_too() -> None:
 
 
 def test_without_a_text_nothing_was_compared() -> None:
-    found = find(registered(billing), "demo", FindThings(), scores={})
+    found = find(registered(billing), "demo", FindThings(), scores=Scores({}))
 
     assert found.matched == ""
     assert [score for _, score in found.entries] == [None]
