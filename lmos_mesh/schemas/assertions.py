@@ -5,7 +5,7 @@ terms that mean nothing, forms that cannot be used.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
@@ -19,7 +19,7 @@ LMOS_CONTEXT = "https://eclipse.dev/lmos/protocol/v1"
 _SCHEMES = frozenset(("urn", "did", "tag"))
 # Prefixes that the context of Thing Descriptions declares.
 _KNOWN_PREFIXES = frozenset(
-    ("td", "jsonschema", "wotsec", "hctl", "htv", "tm", "schema", "dct", "rdf", "rdfs", "xsd")
+    ("td", "jsonschema", "wotsec", "hctl", "htv", "tm", "dct", "rdfs", "xsd")
 )
 _OUR_PREFIXES = ("lmos", "mesh", "nats")
 _CONTEXTS_WITHOUT_PREFIXES = frozenset({*TD_CONTEXTS, DISCOVERY_CONTEXT, LMOS_CONTEXT})
@@ -37,8 +37,9 @@ _LANGUAGE = re.compile(
     r"(-x(-[A-Za-z0-9]{1,8})+)?\Z|x(-[A-Za-z0-9]{1,8})+\Z|i-[A-Za-z]+\Z"
 )
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
+# RFC 6570, and the hyphens that everybody writes.
 _VARIABLES = re.compile(
-    r"[+#./;?&]?([A-Za-z0-9_.%]+(:[0-9]+|\*)?(,[A-Za-z0-9_.%]+(:[0-9]+|\*)?)*)\Z"
+    r"[+#./;?&]?([A-Za-z0-9_.%-]+(:[0-9]+|\*)?(,[A-Za-z0-9_.%-]+(:[0-9]+|\*)?)*)\Z"
 )
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)\Z")
 
@@ -53,6 +54,15 @@ _BOUNDS = (
     ("minItems", "maxItems"),
     ("minLength", "maxLength"),
 )
+_FITS: dict[str, Callable[[object], bool]] = {
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: _is_number(value) and float(cast("float", value)).is_integer(),
+    "number": lambda value: _is_number(value),
+    "string": lambda value: isinstance(value, str),
+    "object": lambda value: isinstance(value, Mapping),
+    "array": lambda value: isinstance(value, list | tuple),
+    "null": lambda value: value is None,
+}
 _NEEDED_BY_FLOW = {
     "code": ("authorization", "token"),
     "client": ("token",),
@@ -73,14 +83,13 @@ def check_assertions(document: _Object, found: Faults) -> None:
     _check_links(document, found)
     everywhere = _names_of_uri_variables(document, "", found)
     named_in_uri = everywhere | _names_in_uris(document)
-    _check_forms(document, "", _Holder(document, terms, named_in_uri, ()), found)
+    _check_forms(document, "", _Holder(document, terms, named_in_uri), found)
     for several in _AFFORDANCES:
         for name, one in _objects(document.get(several)):
             at = pointer(several, name)
             _check_affordance(several, one, at, terms, found)
             variables = named_in_uri | _names_of_uri_variables(one, at, found)
-            forbidden = _forbidden_ops(several, one)
-            _check_forms(one, at, _Holder(document, terms, variables, forbidden), found)
+            _check_forms(one, at, _Holder(document, terms, variables), found)
     for name, schema in _objects(document.get("schemaDefinitions")):
         _check_schema(schema, pointer("schemaDefinitions", name), terms, found)
 
@@ -166,7 +175,6 @@ class _Holder:
     document: _Object
     terms: _Terms
     variables: set[str]
-    forbidden: tuple[tuple[str, str], ...]
 
 
 def _check_context(document: _Object, found: Faults) -> None:
@@ -187,7 +195,10 @@ def _check_context_term(name: str, value: object, at: str, found: Faults) -> Non
     if name == "@language":
         if not _LANGUAGE.match(value):
             found.add(at, f"{quoted(value)} is no language tag; write it like en or de-CH")
-    elif name in ("@base", "@vocab") or value.startswith("@"):
+    elif name == "@direction":
+        if value not in ("ltr", "rtl"):
+            found.add(at, f"must be ltr or rtl, not {quoted(value)}")
+    elif name in ("@base", "@import", "@vocab") or value.startswith("@"):
         return
     elif name.startswith("@"):
         found.add(at, "is no keyword that a context may have, and no prefix may begin with @")
@@ -198,7 +209,8 @@ def _check_context_term(name: str, value: object, at: str, found: Faults) -> Non
 def _check_terms(document: _Object, terms: _Terms, found: Faults) -> None:
     for member in document:
         if member.startswith("@") and member not in _KEYWORDS:
-            found.add(pointer(member), _SAID_OF_KEYWORD.get(member, "is no member of a Thing"))
+            if said := _SAID_OF_KEYWORD.get(member):
+                found.add(pointer(member), said)
         elif member.partition(":")[0] in _OUR_PREFIXES:
             _check_term(member, pointer(member), terms, found)
     _check_type(document, "", terms, found)
@@ -208,6 +220,9 @@ _SAID_OF_KEYWORD = {
     "@id": "is called id in a Thing Description",
     "@graph": "holds several things; register each of them by itself",
     "@language": "belongs into @context",
+    **dict.fromkeys(
+        ("@value", "@list", "@set", "@reverse"), "means to JSON-LD that this is no Thing at all"
+    ),
 }
 
 
@@ -228,8 +243,8 @@ def _check_type(holder: _Object, at: str, terms: _Terms, found: Faults) -> None:
         here = f"{at}/@type/{index}" if isinstance(stated, list) else f"{at}/@type"
         if not isinstance(term, str):
             continue
-        if not _REFERENCE.match(term):
-            found.add(here, f"{quoted(term)} is no term: it is empty, or has a space or a quote")
+        if term and not _REFERENCE.match(term):
+            found.add(here, f"{quoted(term)} is no term: it has a space or a quote")
         else:
             _check_term(term, here, terms, found)
 
@@ -256,8 +271,23 @@ def _check_schema(
         low, high = schema.get(least), schema.get(most)
         if _is_number(low) and _is_number(high) and cast("float", low) > cast("float", high):
             found.add(f"{at}/{most}", f"is {quoted(high)}, below {least}, which is {quoted(low)}")
+    _check_values(schema, at, found)
     for where, inner in _inner_schemas(schema):
         _check_schema(inner, at + where, terms, found)
+
+
+def _check_values(schema: _Object, at: str, found: Faults) -> None:
+    """Note values that are not of the type that their own schema names."""
+    kind = schema.get("type")
+    fits = _FITS.get(kind) if isinstance(kind, str) else None
+    if fits is None:
+        return
+    stated = [(f"{at}/{one}", schema[one]) for one in ("const", "default") if one in schema]
+    if isinstance(options := schema.get("enum"), list):
+        stated += [(f"{at}/enum/{n}", one) for n, one in enumerate(cast("list[object]", options))]
+    for where, value in stated:
+        if not fits(value):
+            found.add(where, f"is {kind_of(value)}, and the type is {kind}")
 
 
 def _inner_schemas(schema: _Object) -> Iterator[tuple[str, _Object]]:
@@ -288,7 +318,6 @@ def _check_security_schemes(document: _Object, terms: _Terms, found: Faults) -> 
     schemes = dict(_objects(document.get("securityDefinitions")))
     for name, scheme in schemes.items():
         at = pointer("securityDefinitions", name)
-        _check_type(scheme, at, terms, found)
         _check_languages(scheme, at, found)
         kind = scheme.get("scheme")
         if kind == "oauth2":
@@ -300,8 +329,8 @@ def _check_security_schemes(document: _Object, terms: _Terms, found: Faults) -> 
         elif isinstance(kind, str) and ":" in kind:
             _check_term(kind, f"{at}/scheme", terms, found)
         for member in ("authorization", "token", "refresh", "proxy"):
-            if isinstance(uri := scheme.get(member), str) and not _ABSOLUTE.match(uri):
-                found.add(f"{at}/{member}", f"{quoted(uri)} is no absolute URI")
+            if (uri := scheme.get(member)) and isinstance(uri, str) and not _REFERENCE.match(uri):
+                found.add(f"{at}/{member}", f"{quoted(uri)} is no URI")
 
 
 def _check_flow(scheme: _Object, at: str, found: Faults) -> None:
@@ -347,7 +376,7 @@ def _check_links(document: _Object, found: Faults) -> None:
             if isinstance(uri, str) and not _REFERENCE.match(uri):
                 found.add(f"/links/{index}/{member}", f"{quoted(uri)} is no URI")
         media = link.get("type")
-        if isinstance(media, str) and not _MEDIA_TYPE.match(media):
+        if isinstance(media, str) and not _MEDIA_TYPE.match(media.strip()):
             found.add(f"/links/{index}/type", f"{quoted(media)} is no media type like text/html")
         typed += link.get("rel") == "type"
         if link.get("rel") == "type" and typed == 2:
@@ -374,16 +403,6 @@ def _names_in_uris(document: _Object) -> set[str]:
     }
 
 
-def _forbidden_ops(several: str, affordance: _Object) -> tuple[tuple[str, str], ...]:
-    if several != "properties":
-        return ()
-    if affordance.get("readOnly") is True:
-        return (("writeproperty", "readOnly"),)
-    if affordance.get("writeOnly") is True:
-        return (("readproperty", "writeOnly"), ("observeproperty", "writeOnly"))
-    return ()
-
-
 def _check_forms(holder: _Object, at: str, of: _Holder, found: Faults) -> None:
     for index, form in _listed_objects(holder.get("forms")):
         here = f"{at}/forms/{index}"
@@ -392,11 +411,8 @@ def _check_forms(holder: _Object, at: str, of: _Holder, found: Faults) -> None:
                 _check_term(member, here + pointer(member), of.terms, found)
         _check_href(form, here, of, found)
         _check_scopes(form, here, of.document, found)
-        for op, member in of.forbidden:
-            if op in _several(form.get("op")):
-                found.add(f"{here}/op", f"has {op}, and the property is {member}")
         for where, media in _media_types(form):
-            if not _MEDIA_TYPE.match(media):
+            if not _MEDIA_TYPE.match(media.strip()):
                 found.add(
                     f"{here}{where}", f"{quoted(media)} is no media type like application/json"
                 )

@@ -530,7 +530,7 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
             'must be "boolean", "integer", "number", "string", "object", "array" or "null", not',
         ),
         (
-            changed("actions", "getWeather", "input", "enum", to=[1, 1]),
+            changed("actions", "getWeather", "input", "enum", to=[{}, {}]),
             "/actions/getWeather/input/enum",
             "has the same entry twice",
         ),
