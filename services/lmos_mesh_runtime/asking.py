@@ -246,7 +246,7 @@ class Asker:
     # -- agents hosted with other software --
 
     def _foreign(self, key: ThingKey) -> list[Lease]:
-        """The instances of an agent hosted with other software; none for one of ours.
+        """The instances of an agent hosted with other software; none for one that we answer for.
 
         Raises:
             Unavailable: It has no instance running.
@@ -255,10 +255,11 @@ class Asker:
         if entered is None or not entered.thing.external:
             return []
         held = (self._membership.lease(key.tenant, one) for one in self._membership.serving(key))
-        leases = [one for one in held if one and one.address.get("protocol") == "synadia"]
+        leases = [one for one in held if one]
         if not leases:
             raise Unavailable(f"agent {key.name!r} has no instance running")
-        return leases
+        # A process of this mesh may answer for what speaks another protocol: it is asked as ours.
+        return [one for one in leases if one.address.get("protocol") == "synadia"]
 
     async def _ask_foreign(self, ask: Ask, leases: list[Lease]) -> str:
         """Ask in the Synadia Agent Protocol, in which nobody says which instance answers."""
