@@ -452,8 +452,8 @@ def mesh_machine(
     with session_server(nats_binary, directory) as url:
         deployment = Deployment(url, directory)
         try:
-            deployment.services("registry")
-            deployment.service("http", LMOS_HTTP_HOST="0.0.0.0", LMOS_TENANT="demo")
+            deployment.services("registry", "router", "runtime")
+            deployment.service("http", LMOS_HTTP_HOST="0.0.0.0")
             yield deployment
             deployment.check_stop()
         finally:
@@ -912,6 +912,8 @@ async def test_on_a_trusted_network_a_found_agent_is_called_and_yields_to_ours(
         assert said == "Hello from the north!"
         found = await mesh.bus.call(GET_THING, GetThing(name="greeter"))
         assert found.external
+        asked = await mesh.ask("hello", agent="greeter")
+        assert asked.answer == "Hello from the north!"
 
         ours = await asyncio.to_thread(mesh_machine.agent, GREETER)
         await until_instances(mesh, "greeter", {ours.instance})
