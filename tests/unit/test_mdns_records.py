@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmos_mesh.description import describe, description_faults, thing_of
+from lmos_mesh.errors import AgentFailed, InvalidMessage, NotFound, Overloaded, Unavailable
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.things import thing_from
+from lmos_mesh_mdns.forms import Form, answer_from, forms_of
 from lmos_mesh_mdns.found import (
     UnusableAnswer,
     description_from,
@@ -652,3 +654,72 @@ def test_what_answers_at_addresses_of_this_machine_is_announced_at_all_of_them()
     with pytest.raises(Unreachable):
         # Something else of this machine may listen at that port of another address.
         place_of("http://localhost:8420", [LAN], resolved=["127.0.0.1"], answering=["192.168.1.7"])
+
+
+# -- calling what was found --
+
+
+def found_agent(**form: Any) -> dict[str, Any]:
+    description = describe(
+        thing_from({"name": "billing", "description": "Bills.", "capabilities": [{"id": "pay"}]})
+    )
+    description["actions"]["pay"]["forms"] = [{"href": "/pay", "op": "invokeaction", **form}]
+    return prepared(description, TARGET, "billing", "demo")
+
+
+def test_an_agent_is_called_by_its_first_form_that_can_be_used() -> None:
+    description = found_agent()
+
+    assert forms_of(thing_of(description), description, TARGET) == {
+        "pay": Form(url="http://192.168.1.9:8080/pay", method="POST")
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"href": "http://192.168.1.1/admin"},
+        {"href": "http://192.168.1.9:22/pay"},
+        {"href": "coap://192.168.1.9:8080/pay"},
+        {"href": "/pay{?id}"},
+        {"op": "readproperty"},
+        {"htv:methodName": "DELETE"},
+        {"contentType": "application/xml"},
+        {"subprotocol": "sse"},
+        {"security": "nosec_sc"},
+    ],
+)
+def test_forms_that_lead_elsewhere_or_need_more_than_json_are_not_used(
+    form: dict[str, Any],
+) -> None:
+    description = found_agent(**form)
+
+    assert forms_of(thing_of(description), description, TARGET) is None
+
+
+def test_what_needs_a_credential_or_is_no_agent_is_not_called() -> None:
+    guarded = found_agent() | {
+        "securityDefinitions": {"basic_sc": {"scheme": "basic"}},
+        "security": "basic_sc",
+    }
+    plain = prepared(td(actions={"on": {"forms": [{"href": "/on"}]}}), TARGET, "Lamp", "demo")
+
+    assert forms_of(thing_of(guarded), guarded, TARGET) is None
+    assert forms_of(thing_of(plain), plain, TARGET) is None
+
+
+def test_what_an_agent_answers_is_its_output_or_an_error_of_ours() -> None:
+    assert answer_from(200, "application/json", b'{"a": 1}') == {"a": 1}
+    assert answer_from(200, "text/plain; charset=utf-8", b"Hello") == "Hello"
+    assert answer_from(204, "", b"") is None
+    for status, kind in {
+        404: NotFound,
+        422: InvalidMessage,
+        429: Overloaded,
+        500: AgentFailed,
+        503: Unavailable,
+    }.items():
+        with pytest.raises(kind, match=str(status)):
+            answer_from(status, "", b"\xff")
+    with pytest.raises(AgentFailed, match="not JSON"):
+        answer_from(200, "text/html", b"<html>")
