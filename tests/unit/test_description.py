@@ -881,7 +881,7 @@ def test_a_missing_security_of_an_agent_is_filled_in_and_said() -> None:
         changed("security"),
         changed("security", of=lamp),
         changed("security", of=changed("securityDefinitions", of=lamp)),
-        {"@type": [{}]},
+        {"@type": [{"a": 1}]},
     ],
 )
 def test_nothing_else_is_filled_in(description: dict[str, Any]) -> None:
