@@ -113,37 +113,63 @@ class Matrix:
             self._places[last] = place
         return removed
 
-    def cosines(self, vector: "Vectors") -> tuple[list[str], "Vectors"]:
+    def cosines(self, vector: "Vectors") -> tuple[Sequence[str], "Vectors"]:
         """The names of all vectors, and the cosine of each."""
         import numpy as np
 
         if self._rows is None:
             return [], np.empty(0, np.float32)
-        return self._names.copy(), self._rows[: len(self._names)] @ vector
+        return self._names, self._rows[: len(self._names)] @ vector
+
+    def some(self, names: Iterable[str], vector: "Vectors") -> dict[str, float]:
+        """The cosines of some vectors, of those that are there."""
+        chosen = [name for name in names if name in self._places]
+        if self._rows is None or not chosen:
+            return {}
+        if len(chosen) * 4 > len(self._names):
+            every = self._rows[: len(self._names)] @ vector
+            cosines = every[[self._places[name] for name in chosen]]
+        else:
+            cosines = self._rows[[self._places[name] for name in chosen]] @ vector
+        return dict(zip(chosen, cosines.tolist(), strict=True))
 
 
 class Compared(Scores):
     """What is near, looked up as far as somebody asks for it.
 
     Args:
-        names: The texts that were compared.
-        cosines: How near each is.
-        known: Whose texts they are.
+        vector: Of the text.
+        known: What it is compared with.
     """
 
-    def __init__(self, names: Sequence[str], cosines: "Vectors", known: "_Tenant") -> None:
+    def __init__(self, vector: "Vectors", known: "_Tenant") -> None:
         super().__init__({}, pending=known.lacking.keys(), total=len(known.texts))
-        self._names = names
-        self._cosines = cosines
+        self._vector = vector
         self._known = known
 
     def nearest(
         self, count: int | None = None, among: Collection[ThingKey] | None = None
     ) -> dict[ThingKey, float]:
         """See `Scores.nearest`."""
+        if among is not None:
+            return self._nearest_of(among, count)
+        return self._nearest(count)
+
+    def _nearest_of(self, among: Collection[ThingKey], count: int | None) -> dict[ThingKey, float]:
+        texts = {key: self._known.texts.get(key, ()) for key in among}
+        distinct = {text for several in texts.values() for text in several}
+        cosines = self._known.matrix.some(distinct, self._vector)
+        near: dict[ThingKey, float] = {}
+        for key, several in texts.items():
+            best = max((cosines.get(text, 0.0) for text in several), default=0.0)
+            if best >= NEAR:
+                near[key] = min(1.0, best)
+        return Scores(near).nearest(count)
+
+    def _nearest(self, count: int | None) -> dict[ThingKey, float]:
         import numpy as np
 
-        cosines = self._cosines
+        names, cosines = self._known.matrix.cosines(self._vector)
         rows = np.flatnonzero(cosines >= NEAR)
         found: dict[ThingKey, float] = {}
         taken = len(rows) if count is None else min(len(rows), count * 2)
@@ -153,10 +179,12 @@ class Compared(Scores):
             if taken < len(rows):
                 best = rows[np.argpartition(-cosines[rows], taken - 1)[:taken]]
             best = best[np.argsort(-cosines[best], kind="stable")]
-            for row, cosine in zip(best.tolist(), cosines[best].tolist(), strict=True):
-                for key in self._known.owners.get(self._names[row], ()):
-                    if key not in found and (among is None or key in among):
-                        found[key] = min(1.0, cosine)
+            pairs: Iterable[tuple[int, float]] = zip(
+                best.tolist(), cosines[best].tolist(), strict=True
+            )
+            for row, cosine in pairs:
+                for key in self._known.owners.get(names[row], ()):
+                    found.setdefault(key, min(1.0, cosine))
                 if count is not None and len(found) >= count:
                     return dict(list(found.items())[:count])
             if taken >= len(rows):
@@ -245,8 +273,7 @@ class Meanings:
         import numpy as np
 
         self.note = ""
-        names, cosines = known.matrix.cosines(np.asarray(embedded.vectors[0], np.float32))
-        return Compared(names, cosines, known)
+        return Compared(np.asarray(embedded.vectors[0], np.float32), known)
 
     # -- what is to be known --
 
