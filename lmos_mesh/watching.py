@@ -24,6 +24,7 @@ GATHER_S = 0.02
 """What happens together is asked about once: a process that starts changes lease and registry."""
 _REFRESH_S = 5.0
 _REST = 4
+_REST_MOST_S = 0.2
 _RETRY_S = 0.1
 _RETRY_MOST_S = 2.0
 _FIND_S = 3.0
@@ -345,7 +346,7 @@ class Watch:
         self._retry_s = _RETRY_S
         now = time.monotonic()
         # However much changes, asking about it takes a part of the time only.
-        self._not_before = now + _REST * (now - began)
+        self._not_before = now + min(_REST * (now - began), _REST_MOST_S)
         if not self._closed:
             if found.revision < heard == self._feed.revision:
                 # A replica that has not heard of it yet. Once more: a bucket that was made anew
