@@ -473,7 +473,11 @@ def _described(
     if (request.description is None) == (request.thing is None):
         raise InvalidMessage("give either `description` or `thing`")
     if request.thing is not None:
-        return describe(thing_from({**request.thing, "tenant": tenant})), None, ()
+        description = describe(thing_from({**request.thing, "tenant": tenant}))
+        # Its schemas and its terms are the writer's own.
+        if faults := description_faults(description):
+            raise InvalidDescription.of(label_of(request.thing), faults)
+        return description, None, ()
     description = dict(request.description or {})
     told: Any = description.pop(REGISTRATION, None)
     if told is not None and not isinstance(told, dict):
