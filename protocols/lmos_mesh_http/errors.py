@@ -38,6 +38,7 @@ _HTTP_CODES = {
     405: "method-not-allowed",
     406: "not-acceptable",
     408: "request-timeout",
+    409: "conflict",
     412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -491,10 +492,24 @@ class ThingRoutes:
         )
         try:
             return await self._asker.call(request, self._of(tenant), REGISTER, wanted)
-        except Conflict:
+        except Conflict as conflict:
+            if revision and conflict.details.get("revision") == 0:
+                await self._refuse_move(request, tenant, id, revision)
             if conditions:
                 raise _failed() from None
             raise
+
+    async def _refuse_move(
+        self, request: Request, tenant: str | None, id: str, revision: int
+    ) -> None:
+        """Refuse what would be entered beside the Thing of this id instead of in its place."""
+        with suppress(NotFound):
+            if (await self._get(request, tenant, id)).revision == revision:
+                raise HTTPException(
+                    409,
+                    f"{id!r} would become another Thing: under the same id neither the name nor "
+                    "the subset of an agent can change, nor whether it is one; DELETE it first",
+                )
 
     async def _expected(
         self, request: Request, tenant: str | None, id: str, conditions: Conditions

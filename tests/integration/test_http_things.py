@@ -317,6 +317,21 @@ async def test_a_thing_is_never_replaced_by_another_one_of_the_same_name(nats_me
     assert after["title"] == "billing"
 
 
+async def test_a_thing_does_not_become_another_one_under_its_id(nats_mesh: NatsMesh):
+    async with directory(nats_mesh, billing()) as tdd:
+        td = await until_lent(tdd, "billing")
+        agent = td | {"id": "urn:x", "title": "till", "mesh:subset": "stable"}
+        created = await tdd.put("urn:x", agent)
+        renamed = await tdd.patch("urn:x", {"title": "desk"})
+        replaced = await tdd.put("urn:x", lamp("urn:x"), if_match=created.headers["etag"])
+        after = await tdd.thing("urn:x")
+
+    assert created.status_code == 201
+    assert (renamed.status_code, replaced.status_code) == (409, 409)
+    assert "DELETE it first" in renamed.json()["detail"]
+    assert after["title"] == "till"
+
+
 async def test_of_writes_at_the_same_time_the_last_one_wins(nats_mesh: NatsMesh):
     async with directory(nats_mesh) as tdd:
         async with asyncio.TaskGroup() as tasks:
@@ -601,6 +616,20 @@ async def test_the_public_url_is_what_others_are_told(nats_mesh: NatsMesh):
     assert f"{public}/agents/billing/stable/actions/view_bill" in told
     assert own["base"] == f"{public}/"
     assert created.headers["location"] == f"{public}/things/urn:x"
+
+
+async def test_the_forms_of_an_adapter_go_when_it_leaves(nats_mesh: NatsMesh):
+    async with directory(nats_mesh, billing()) as tdd:
+        td = await until_lent(tdd, "billing")
+        await tdd.adapter.leave()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                found = await tdd.bus.call(GET_THING, GetThing(id=td["id"]))
+                if "http://127" not in json.dumps(found.description):
+                    break
+                await asyncio.sleep(0.02)
+
+    assert found.live
 
 
 async def test_the_directory_describes_itself(nats_mesh: NatsMesh):
