@@ -18,7 +18,7 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.directory import FOUND_DEAD, MISSING, Directory, EntryNews, LeaseNews
 from lmos_mesh.errors import MeshError, TooLarge
 from lmos_mesh.events import EVENTS, told_at
-from lmos_mesh.membership import REGISTRY, Entered, Lease
+from lmos_mesh.membership import REGISTRY, Entered, Lease, ThingKey
 from lmos_mesh.transport import CHANGE_SEQUENCE, Packet
 from lmos_mesh_registry.telling import (
     Telling,
@@ -36,8 +36,9 @@ _RETRY_S = 0.5
 _HEARD = "lmos.*.event.registry.*"
 _TOLD = "lmos.*.told.registry.*"
 
-# A change that is on its way is told by whoever has just seen it.
-_SETTLE_S = 1.0
+# Nobody tells anything for so long: then what has not been told is for us to tell.
+_QUIET_S = 1.5
+_PATIENCE_S = 20.0
 # For so long a process that seems to have ended may be back: the server's event may come after the
 # conclusion, and after a restart of the bus all leases are written anew.
 _GRACE_S = {FOUND_DEAD: 2.0, MISSING: 8.0}
@@ -60,6 +61,7 @@ class Announcer:
         self._ended: dict[tuple[str, str], tuple[float, LeaseNews]] = {}
         self._some = asyncio.Event()
         self._behind = True
+        self._newest = 0
 
     async def begin(self) -> None:
         """Tell what comes to pass from now on, and what nobody has told before."""
@@ -71,6 +73,7 @@ class Announcer:
     def _on_heard(self, packet: Packet) -> None:
         said = packet.headers.get(CHANGE_SEQUENCE, "")
         if said.isdecimal():
+            self._newest = max(self._newest, int(said))
             tenant, type = subjects.tenant_of(packet.subject), packet.headers.get("ce-type", "")
             self._told.heard(tenant, type, int(said), packet.headers)
 
@@ -107,6 +110,10 @@ class Announcer:
         while self._news:
             news = self._news[0]
             if isinstance(news, EntryNews):
+                before = news.before
+                if before is not None and self._told.is_untold(before, now=self._clock()):
+                    # We have just started, and whoever is to tell it is not that far.
+                    await self._tell(await self._missed(before))
                 await self._tell(
                     self._told.of_thing(
                         news.key,
@@ -170,25 +177,46 @@ class Announcer:
             for packet in page:
                 after = int(packet.headers[CHANGE_SEQUENCE])
                 self._on_heard(packet)
-        now = self._clock()
+        await self._until_quiet()
         membership = self._directory.membership
-        if not (
-            self._told.untold_entries(membership, now=now)
-            or self._told.untold_removals(membership)
-            or self._told.untold_joins(membership, now=now)
-            or self._told.untold_ends(membership)
-        ):
-            return
-        await asyncio.sleep(_SETTLE_S)
-        for one in self._told.untold_entries(membership, now=now):
+        for one in self._untold_entries():
             await self._tell(await self._missed(one))
-        for key in self._told.untold_removals(membership):
+        for key in self._untold_removals():
             await self._tell(self._told.removal(key, now=self._clock()))
+        now = self._clock()
         for tenant, lease in self._told.untold_joins(membership, now=now):
-            await self._tell(self._told.joined(tenant, lease, now=self._clock()))
+            await self._tell(self._told.joined(tenant, lease, now=now))
         for tenant, instance in self._told.untold_ends(membership):
             news = LeaseNews(tenant=tenant, lease=Lease(instance=instance), ended=MISSING)
             self._ended.setdefault((tenant, instance), (now + _GRACE_S[MISSING], news))
+
+    async def _until_quiet(self) -> None:
+        """Leave it to other replicas, which know more, as long as they are telling."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE_S
+        while loop.time() < until and (
+            self._untold_entries()
+            or self._untold_removals()
+            or self._told.untold_joins(self._directory.membership, now=self._clock())
+        ):
+            newest = self._newest
+            await asyncio.sleep(_QUIET_S)
+            if self._newest == newest:
+                return
+
+    def _untold_entries(self) -> list[Entered]:
+        news = self._keys_in_news()
+        untold = self._told.untold_entries(self._directory.membership, now=self._clock())
+        return [one for one in untold if one.key not in news]
+
+    def _untold_removals(self) -> list[ThingKey]:
+        news = self._keys_in_news()
+        untold = self._told.untold_removals(self._directory.membership)
+        return [key for key in untold if key not in news]
+
+    def _keys_in_news(self) -> set[ThingKey]:
+        """The Things of which we have seen since what has become of them, step by step."""
+        return {news.key for news in self._news if isinstance(news, EntryNews)}
 
     async def _missed(self, one: Entered) -> Telling | None:
         """The event for an entry's last change, which was seen by nobody who told of it."""

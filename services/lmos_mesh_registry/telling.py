@@ -160,15 +160,17 @@ class Told:
 
         Of those that changed longer ago than events are kept, it is forgotten, not missing.
         """
-        untold: list[Entered] = []
-        for one in membership:
-            told = self._things.get(one.key)
-            if told is not None:
-                if told.revision < one.revision and told.digest != digest_of(one.description):
-                    untold.append(one)
-            elif now - _modified(one) < _CERTAIN_S:
-                untold.append(one)
+        untold = [one for one in membership if self.is_untold(one, now=now)]
         return sorted(untold, key=lambda one: one.revision)
+
+    def is_untold(self, one: Entered, *, now: float) -> bool:
+        """Whether nobody has told yet that an entry is, or was, so."""
+        told = self._things.get(one.key) or self._gone.get(one.key)
+        if told is not None and (told.revision >= one.revision):
+            return False
+        if told is not None and not told.gone:
+            return told.digest != digest_of(one.description)
+        return now - _modified(one) < _CERTAIN_S
 
     def untold_removals(self, membership: Membership) -> list[ThingKey]:
         """The Things that were told to be there, and are not."""

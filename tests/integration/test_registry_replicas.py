@@ -66,7 +66,7 @@ class Client:
             before = self.held[name][1] if name in self.held else 0
             request = Register(thing=record(name, step), revision=before)
             try:
-                registered = await self.mesh.bus.call(REGISTER, request, timeout_s=2.0)
+                registered = await self.mesh.bus.call(REGISTER, request, timeout_s=1.0)
             except MeshError:
                 # Whoever was asked may have been killed before, or after it was done.
                 self.unclear += 1
@@ -81,7 +81,7 @@ class Client:
         while True:
             request = Deregister(name=name, revision=self.held[name][1])
             try:
-                removed = await self.mesh.bus.call(DEREGISTER, request, timeout_s=2.0)
+                removed = await self.mesh.bus.call(DEREGISTER, request, timeout_s=1.0)
                 assert removed.gone
             except AgentNotFound:
                 assert self.unclear
@@ -97,7 +97,7 @@ class Client:
         """Whether a registration that nobody acknowledged was done all the same."""
         while True:
             try:
-                found = await self.mesh.bus.call(GET_THING, GetThing(name=name), timeout_s=2.0)
+                found = await self.mesh.bus.call(GET_THING, GetThing(name=name), timeout_s=1.0)
             except AgentNotFound:
                 return False
             except MeshError:
@@ -122,6 +122,9 @@ class Killer:
         while True:
             await asyncio.sleep(self._chance.uniform(0.2, 1.2))
             victim = self._chance.randrange(len(self.replicas))
+            others = [one for at, one in enumerate(self.replicas) if at != victim]
+            if not any(one.entries("is ready") for one in others):
+                continue  # on a busy machine they would start no faster than they are killed
             self.replicas[victim].kill()
             self.killed += 1
             self.replicas[victim] = self._deployment.start("registry")

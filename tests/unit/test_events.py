@@ -236,6 +236,19 @@ def test_a_replica_that_starts_knows_what_nobody_has_told() -> None:
     assert told.untold_removals(membership) == []
 
 
+def test_what_came_and_went_before_it_was_told_is_known_to_be_untold() -> None:
+    told = Told()
+    first, second = entered(5), entered(7, description="New.")
+
+    assert told.is_untold(first, now=NOW)
+    heard(told, change(told, None, first), 1)
+    assert not told.is_untold(first, now=NOW)
+    assert told.is_untold(second, now=NOW)
+    heard(told, change(told, second, None), 2)
+    assert not told.is_untold(second, now=NOW)
+    assert change(told, None, first) is None
+
+
 def test_an_instance_joins_leaves_and_is_not_told_twice() -> None:
     told = Told()
     lease = Lease(instance="b1", started=NOW - 5, things=(Served(name="billing", subset="stable"),))
