@@ -4,8 +4,9 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from zeroconf import NonUniqueNameException
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
@@ -26,6 +27,8 @@ _AT_A_TIME = 16
 class _Told:
     announcement: Announcement
     infos: tuple[AsyncServiceInfo, ...]
+    # An announcement is said several times; a goodbye must be the last word.
+    repeating: tuple[Awaitable[Any], ...] = ()
 
 
 class Announcer:
@@ -91,9 +94,9 @@ class Announcer:
                 more = await self._zeroconf.async_register_service(
                     infos[1], cooperating_responders=True
                 )
-                await more
-            await sent
-            self._told[key] = _Told(wanted, tuple(infos))
+                self._told[key] = _Told(wanted, tuple(infos), (sent, more))
+            else:
+                self._told[key] = _Told(wanted, tuple(infos), (sent,))
 
     async def _change(
         self, gate: asyncio.Semaphore, key: Key, told: _Told, wanted: Announcement
@@ -103,13 +106,14 @@ class Announcer:
             infos = [self._info(SERVICE, name, wanted)]
             if wanted.directory:
                 infos.append(self._subtype(name, wanted))
-            for info in infos:
-                await (await self._zeroconf.async_update_service(info))
-            self._told[key] = _Told(wanted, tuple(infos))
+            _stop(told.repeating)
+            repeating = [await self._zeroconf.async_update_service(info) for info in infos]
+            self._told[key] = _Told(wanted, tuple(infos), tuple(repeating))
 
     async def _withdraw(self, gate: asyncio.Semaphore, key: Key) -> None:
         async with gate:
             told = self._told.pop(key)
+            _stop(told.repeating)
             for label in [label for label, owner in self._labels.items() if owner == key]:
                 del self._labels[label]
             async with asyncio.TaskGroup() as group:
@@ -137,3 +141,9 @@ class Announcer:
             host_ttl=_TTL_S,
             other_ttl=_TTL_S,
         )
+
+
+def _stop(repeating: Iterable[Awaitable[Any]]) -> None:
+    for one in repeating:
+        if isinstance(one, asyncio.Future):
+            one.cancel()

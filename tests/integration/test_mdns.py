@@ -249,6 +249,8 @@ class Responder:
                 continue
             with suppress(IndexError, struct.error, UnicodeDecodeError):
                 questions, records = _parsed(packet)
+                if not packet[2] & 0x80:
+                    records = []  # a question's records are what it knows or probes for
                 with self._changed:
                     self.heard += records
                     self._changed.notify_all()
