@@ -1,4 +1,5 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 # zeroconf types what it gives back to be awaited as nothing at all.
 """Keeps what the local network is told the same as what it should be told."""
 
