@@ -356,9 +356,14 @@ class Decision(Message):
 
 
 class Embed(Message):
-    """Turn texts into vectors."""
+    """Turn texts into vectors.
+
+    Attributes:
+        urgent: Whether somebody waits for them; texts to be searched later let others go first.
+    """
 
     texts: tuple[str, ...] = Field(max_length=1024)
+    urgent: bool = True
 
 
 class Embedded(Message):

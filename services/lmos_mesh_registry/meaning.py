@@ -46,7 +46,7 @@ _RETRY_S = 2.0
 _QUIET_S = 2.0
 _WORDS_ONLY_S = 30.0
 
-_NO_NUMPY = "meanings are not compared: numpy is missing; pip install 'lmos-mesh[router]'"
+_NO_NUMPY = "meanings are not compared: numpy is missing; pip install 'lmos-mesh[registry]'"
 _NO_ROUTER = "no router could be asked for meanings"
 _NO_MEANINGS = "the router knows words only, not meanings"
 _NOTHING_YET = "nothing is embedded yet"
@@ -338,7 +338,7 @@ class Meanings:
                 continue
             try:
                 embedded = await self._bus.call(
-                    EMBED, Embed(texts=tuple(batch)), timeout_s=_EMBED_S
+                    EMBED, Embed(texts=tuple(batch), urgent=False), timeout_s=_EMBED_S
                 )
             except MeshError as exc:
                 logger.debug("no meanings for now: %s", exc)

@@ -274,7 +274,7 @@ class Router:
 
     async def embed(self, request: Embed, call: Call) -> Embedded:
         """One unit vector per text."""
-        vectors = await self._embedder.embed(request.texts)
+        vectors = await self._embedder.embed(request.texts, urgent=request.urgent)
         return Embedded(
             vectors=tuple(tuple(float(x) for x in vector) for vector in vectors),
             dimensions=self._encoder.dimensions,
