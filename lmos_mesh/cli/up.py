@@ -116,7 +116,9 @@ def plan_of(
             hint="give only one of them",
         )
     wanted = {*adapters, *(() if no_http else USUAL_ADAPTERS)}
-    told = {"registry": {"LMOS_REGISTRY_PEERS": ",".join(map(_peer_url, peers))}} if peers else {}
+    told = {"registry": {"LMOS_REGISTRY_MESH": os.environ.get("LMOS_REGISTRY_MESH") or name}}
+    if peers:
+        told["registry"]["LMOS_REGISTRY_PEERS"] = ",".join(map(_peer, peers))
     port, http_url = None, None
     programs = installed_programs(replicas or {}, adapters=wanted)
     if any(one.role == "http" for one in programs):
@@ -135,8 +137,8 @@ def plan_of(
     )
 
 
-def _peer_url(peer: str) -> str:
-    """Where another mesh's directory is."""
+def _peer(peer: str) -> str:
+    """A peer as the registry's settings have it: a URL, or a name and a URL."""
     if "://" in peer:
         return peer
     url = find_mesh(peer).http_url
@@ -145,7 +147,7 @@ def _peer_url(peer: str) -> str:
             f"mesh {peer!r} has no HTTP adapter, so its directory cannot be read",
             hint="start it without --no-http",
         )
-    return url
+    return f"{peer}={url}"
 
 
 def supervise(

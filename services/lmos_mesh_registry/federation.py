@@ -350,7 +350,7 @@ async def _client() -> "AsyncGenerator[httpx.AsyncClient]":
     except ImportError:
         raise SettingsError(
             "other meshes cannot be mirrored: httpx is missing",
-            hint="pip install 'lmos-mesh[federation]'",
+            hint="pip install 'lmos-mesh[registry]'",
         ) from None
     limits = httpx.Limits(max_connections=4, max_keepalive_connections=2)
     async with httpx.AsyncClient(
