@@ -25,7 +25,15 @@ from lmos_mesh.calls import Call
 from lmos_mesh.errors import InvalidMessage, SettingsError
 from lmos_mesh.invocation import Circumstances
 from lmos_mesh.messages import Utterance
-from lmos_mesh.things import ANY_CHANNEL, DEFAULT_SUBSET, DEFAULT_VERSION, Capability
+from lmos_mesh.things import (
+    ANY_CHANNEL,
+    DEFAULT_SUBSET,
+    DEFAULT_TENANT,
+    DEFAULT_VERSION,
+    Capability,
+    faults_of,
+)
+from lmos_mesh.wrong_fields import told, wrong_fields
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -152,8 +160,6 @@ class Agent:
         concurrency: int = CONCURRENCY,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise SettingsError(f"agent {name!r}: concurrency is {concurrency}, must be 1 or more")
         self.name = name
         self.description = description
         self.version = version
@@ -165,6 +171,11 @@ class Agent:
         self.in_threads: set[object] = set()
         self._actions: list[Action] = []
         self._threads: ThreadPoolExecutor | None = None
+        if wrong := _wrong_arguments(concurrency, channels=channels, tenants=tenants):
+            # What else is wrong is said when it joins; whoever has to mend this hears of it now.
+            no_texts = {"supported_channels": (), "supported_tenants": ()}
+            found = [told([one]) for one in faults_of({**self.thing(DEFAULT_TENANT), **no_texts})]
+            raise SettingsError(f"agent {name!r}: {'; '.join([*wrong, *found])}")
 
     def __repr__(self) -> str:
         can = ", ".join(action.capability.id for action in self._actions) or "nothing yet"
@@ -213,21 +224,23 @@ class Agent:
         """
 
         def decorate(decorated: FunctionT) -> FunctionT:
-            given = id or decorated.__name__
-            self._actions.append(
-                Action(
-                    decorated,
-                    Capability(
-                        id=given,
-                        name=name or given.replace("_", " "),
-                        version=version or self.version,
-                        description=description or inspect.getdoc(decorated) or "",
-                        examples=tuple(examples),
-                        tags=tuple(tags),
-                        idempotent=idempotent,
-                    ),
-                )
-            )
+            given = str(id or decorated.__name__)
+            record = {
+                "id": given,
+                "name": name or given.replace("_", " "),
+                "version": version or self.version,
+                "description": description or inspect.getdoc(decorated) or "",
+                "examples": examples,
+                "tags": tags,
+                "idempotent": idempotent,
+            }
+            wrong: list[str] = []
+            try:
+                capability = Capability.model_validate(record)
+            except ValidationError as exc:
+                wrong = [told([one]).removeprefix("/") for one in wrong_fields(exc, record)]
+                capability = Capability(id=given)
+            self._actions.append(Action(decorated, capability, wrong))
             return decorated
 
         return decorate if function is None else decorate(function)
@@ -281,23 +294,27 @@ class Agent:
 class Action:
     """A function as a capability: its input checked, its answer streamed."""
 
-    def __init__(self, function: Callable[..., Any], capability: Capability) -> None:
+    def __init__(
+        self, function: Callable[..., Any], capability: Capability, wrong: Sequence[str] = ()
+    ) -> None:
         self._function = function
-        hints = _hints_of(function, capability.id)
+        faults = list(wrong)
+        hints = _hints_of(function, faults)
+        types: dict[str, Any] = {}
         # By place, with the parameter's name as alias: it may be one that pydantic needs itself.
         fields: dict[str, Any] = {}
         self._parameters: list[str] = []
         self._context_parameter = ""
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise SettingsError(
-                    f"capability {capability.id!r}: *args and **kwargs have no schema",
-                    hint="name its parameters",
-                )
+                stars = "*" if parameter.kind == parameter.VAR_POSITIONAL else "**"
+                faults.append(f"{stars}{name} has no schema; name its parameters")
+                continue
             annotation = hints.get(name, str)
             if annotation is Context:
                 self._context_parameter = name
                 continue
+            types[name] = annotation
             fields[f"at_{len(fields)}"] = _field(name, annotation, parameter.default)
             self._parameters.append(name)
         try:
@@ -305,12 +322,15 @@ class Action:
                 f"{capability.id}_input", __config__=ConfigDict(extra="ignore"), **fields
             )
             schema = self._input.model_json_schema()
-        except PydanticUserError as exc:
-            raise SettingsError(
-                f"capability {capability.id!r}: a parameter has a type without a JSON Schema: "
-                f"{exc.message.splitlines()[0]}",
-                hint="give it a type that JSON can carry",
-            ) from None
+        except PydanticUserError:
+            schema = {}
+            unknown = [name for name, annotation in types.items() if not _has_schema(annotation)]
+            faults += [
+                f"{name} is of type {_named(types[name])}, which JSON cannot carry"
+                for name in unknown
+            ] or ["its parameters have no JSON Schema"]
+        if faults:
+            raise SettingsError(f"capability {capability.id!r}: {'; '.join(faults)}") from None
         self.capability = capability.model_copy(
             update={
                 "input": _data_schema(schema),
@@ -331,13 +351,9 @@ class Action:
         try:
             checked = self._input.model_validate(given)
         except ValidationError as exc:
-            faults = [
-                {"field": "".join(f"/{at}" for at in error["loc"]), "description": error["msg"]}
-                for error in exc.errors(include_url=False, include_input=False)
-            ]
-            said = "; ".join(f"{one['field']}: {one['description']}" for one in faults)
+            faults = wrong_fields(exc, given)
             raise InvalidMessage(
-                f"input of {self.capability.id!r}: {said}", faults=faults
+                f"input of {self.capability.id!r}: {told(faults)}", faults=faults
             ) from None
         return {name: getattr(checked, f"at_{at}") for at, name in enumerate(self._parameters)}
 
@@ -369,14 +385,41 @@ class Action:
         return to_jsonable_python(result)
 
 
-def _hints_of(function: Callable[..., Any], capability: str) -> dict[str, Any]:
+def _wrong_arguments(concurrency: Any, **listed: Any) -> list[str]:
+    """What is wrong with an agent's arguments beyond what its record shows."""
+    wrong: list[str] = []
+    if not isinstance(concurrency, int) or concurrency < 1:
+        wrong.append(f"concurrency is {concurrency!r}, must be a whole number, 1 or more")
+    wrong += [
+        f"{name} is {value!r}, must be a list: [{value!r}]"
+        for name, value in listed.items()
+        if isinstance(value, str)
+    ]
+    return wrong
+
+
+def _hints_of(function: Callable[..., Any], faults: list[str]) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
     except NameError as exc:
-        raise SettingsError(
-            f"capability {capability!r}: the annotation {exc.name!r} is not known at run time",
-            hint="import it outside of TYPE_CHECKING, at the top of the module",
-        ) from None
+        faults.append(
+            f"the annotation {exc.name!r} is not known at run time; import it outside of "
+            "TYPE_CHECKING, at the top of the module"
+        )
+        return {}
+
+
+def _has_schema(annotation: Any) -> bool:
+    try:
+        TypeAdapter(annotation).json_schema()
+    except PydanticUserError:
+        return False
+    return True
+
+
+def _named(annotation: Any) -> str:
+    """A type as its author writes it."""
+    return annotation.__qualname__ if inspect.isclass(annotation) else str(annotation)
 
 
 def _field(name: str, annotation: Any, default: Any) -> Any:
