@@ -141,6 +141,10 @@ class Membership:
         names = {one.name for one in self._entered if one.tenant == tenant}
         return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
 
+    def subsets(self, tenant: str, name: str) -> list[str]:
+        """The subsets in which a tenant has a Thing of that name."""
+        return sorted(one.subset for one in self._entered if one[:2] == (tenant, name))
+
     def lease(self, tenant: str, instance: str) -> Lease | None:
         """What a live process last said of itself."""
         held = self._leases.get((tenant, instance))

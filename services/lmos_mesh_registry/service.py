@@ -107,11 +107,18 @@ class Registry:
 
         Raises:
             InvalidDescription: It breaks the rules; every fault is listed.
+            InvalidMessage: It is another tenant's.
             Conflict: It is not at the revision that it should replace.
         """
         tenant = call.tenant
         description, notes = _described(request, tenant)
-        thing = thing_of(description)
+        thing = thing_of(description, tenant=tenant)
+        if thing.tenant != tenant:
+            raise InvalidMessage(
+                f"/tenant: is {thing.tenant!r}, and this is the registry of {tenant!r}",
+                hint="leave it out, or register in its own tenant",
+                field="/tenant",
+            )
         key = ThingKey(tenant, thing.name, thing.subset)
         stored = await self._store.get(subjects.key(*key))
         if request.revision is not None and request.revision != (stored.revision if stored else 0):
@@ -194,9 +201,12 @@ class Registry:
         entered = self._membership.get(key)
         if entered is None:
             near = self._membership.near(key.tenant, key.name)
+            hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
+            if subsets := self._membership.subsets(key.tenant, key.name):
+                hint = f"it is there as {', '.join(subsets)}"
             raise AgentNotFound(
                 f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
-                hint=f"did you mean {', '.join(near)}?" if near else "see `lmos agents`",
+                hint=hint,
                 near=near,
             )
         return entered
@@ -254,7 +264,7 @@ def _described(request: Register, tenant: str) -> tuple[dict[str, Any], tuple[st
     if (request.description is None) == (request.thing is None):
         raise InvalidMessage("give either `description` or `thing`")
     if request.thing is not None:
-        return describe(thing_from({**request.thing, "tenant": tenant})), ()
+        return describe(thing_from({"tenant": tenant, **request.thing})), ()
     description = dict(request.description or {})
     notes: tuple[str, ...] = ()
     if "security" not in description and "securityDefinitions" not in description:
