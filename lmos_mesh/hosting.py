@@ -104,6 +104,8 @@ class AgentHost:
             return
         if self._keeping is not None:
             self._keeping.cancel()
+        if not bus.transport.connected:
+            return  # nobody would hear it; the lease ends by itself
         await lease.leave()
         for hosted in self._hosted:
             request = Deregister(
@@ -149,6 +151,9 @@ class AgentHost:
                     Register(thing=agent.thing(bus.tenant)),
                     timeout_s=self._settings.agent_register_timeout_s,
                 )
+                if wait_s > _RETRY_S:
+                    # As loud as what it takes back, or that stays the last word.
+                    logger.warning("%s is registered now", agent.name)
                 return
             except InvalidDescription:
                 raise
