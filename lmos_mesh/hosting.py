@@ -23,6 +23,7 @@ from lmos_mesh.errors import (
     MeshError,
     NotFound,
     SettingsError,
+    TooLarge,
 )
 from lmos_mesh.invocation import Circumstances, split
 from lmos_mesh.lease import LeaseKeeper
@@ -341,6 +342,8 @@ class _Hosted:
                 text = output if isinstance(output, str) else json.dumps(output)
                 publish(reply, synadia.response(text))
         except MeshError as error:
+            if isinstance(error, TooLarge):  # what we send is not the caller's fault
+                error = AgentFailed(f"agent {self.agent.name!r}: {error.message}")
             code, said = synadia.refusal(error)
             publish(reply, b"", headers={calls.ERROR_CODE: str(code), calls.ERROR: said})
         except asyncio.CancelledError:

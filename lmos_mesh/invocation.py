@@ -84,11 +84,11 @@ def split(payload: Any) -> tuple[dict[str, Any], Circumstances]:
     if isinstance(payload, str):
         return {MESSAGE: payload}, Circumstances(message=payload)
     if not isinstance(payload, Mapping):
-        raise InvalidMessage("an action's input must be an object")
+        raise InvalidMessage("an action's input must be an object", field="")
     given = dict(cast("Mapping[str, Any]", payload))
     context = given.pop(CONTEXT, None)
     if context is None:
         return given, Circumstances()
     from lmos_mesh.codec import validate
 
-    return given, validate(Circumstances, context)
+    return given, validate(Circumstances, context, at=f"/{CONTEXT}")
