@@ -32,16 +32,27 @@ from lmos_mesh.events import CloudEvent, rfc3339
 from lmos_mesh.invocation import Circumstances
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import Utterance
-from lmos_mesh.signatures import adapter_of, data_schema, hints_of, invalid, output_schema
+from lmos_mesh.signatures import (
+    adapter_of,
+    data_schema,
+    has_schema,
+    hints_of,
+    invalid,
+    output_schema,
+    type_name,
+)
 from lmos_mesh.things import (
     ANY_CHANNEL,
     DEFAULT_SUBSET,
+    DEFAULT_TENANT,
     DEFAULT_VERSION,
     IN_PROPERTY,
     Capability,
     Fault,
     Thing,
+    faults_of,
 )
+from lmos_mesh.wrong_fields import told, wrong_fields
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 DataT = TypeVar("DataT")
@@ -198,8 +209,6 @@ class Agent:
         metadata: dict[str, Any] | None = None,
         links: Sequence[str | Mapping[str, Any]] = (),
     ) -> None:
-        if concurrency < 1:
-            raise SettingsError(f"agent {name!r}: concurrency is {concurrency}, must be 1 or more")
         self.name = name
         self.description = description
         self.version = version
@@ -216,6 +225,11 @@ class Agent:
         self._actions: list[Action] = []
         self._properties: list[AgentProperty] = []
         self._threads: ThreadPoolExecutor | None = None
+        if wrong := _wrong_arguments(concurrency, channels=channels, tenants=tenants):
+            # What else is wrong is said when it joins; whoever has to mend this hears of it now.
+            no_texts = {"supported_channels": (), "supported_tenants": ()}
+            found = [told([one]) for one in faults_of({**self.thing(DEFAULT_TENANT), **no_texts})]
+            raise SettingsError(f"agent {name!r}: {'; '.join([*wrong, *found])}")
 
     def __repr__(self) -> str:
         can = ", ".join(action.capability.id for action in self._actions) or "nothing yet"
@@ -264,21 +278,23 @@ class Agent:
         """
 
         def decorate(decorated: FunctionT) -> FunctionT:
-            given = id or decorated.__name__
-            self._actions.append(
-                Action(
-                    decorated,
-                    Capability(
-                        id=given,
-                        name=name or given.replace("_", " "),
-                        version=version or self.version,
-                        description=description or inspect.getdoc(decorated) or "",
-                        examples=tuple(examples),
-                        tags=tuple(tags),
-                        idempotent=idempotent,
-                    ),
-                )
-            )
+            given = str(id or decorated.__name__)
+            record = {
+                "id": given,
+                "name": name or given.replace("_", " "),
+                "version": version or self.version,
+                "description": description or inspect.getdoc(decorated) or "",
+                "examples": examples,
+                "tags": tags,
+                "idempotent": idempotent,
+            }
+            wrong: list[str] = []
+            try:
+                capability = Capability.model_validate(record)
+            except ValidationError as exc:
+                wrong = [told([one]).removeprefix("/") for one in wrong_fields(exc, record)]
+                capability = Capability(id=given)
+            self._actions.append(Action(decorated, capability, wrong))
             return decorated
 
         return decorate if function is None else decorate(function)
@@ -484,7 +500,7 @@ class AgentProperty:
         self._reader = function
         self._writer: Callable[..., Any] | None = None
         self._adapter: TypeAdapter[Any] | None = None
-        hints = self._hints(function)
+        hints = _hints(function, self.faults)
         self._schema = self._schema_of(hints["return"]) if "return" in hints else {}
         told = self._schema.pop("description", "")
         self.description = description or inspect.getdoc(function) or str(told)
@@ -513,7 +529,7 @@ class AgentProperty:
         if self._writer is not None:
             self.faults.append("has two writers")
         self._writer = function
-        hints = self._hints(function)
+        hints = _hints(function, self.faults)
         self._context_of_writer, others = _split_parameters(function, hints)
         if len(others) != 1:
             self.faults.append(
@@ -562,7 +578,7 @@ class AgentProperty:
             try:
                 value = self._adapter.validate_python(value)
             except ValidationError as exc:
-                raise invalid(f"property {self.name!r}", exc) from None
+                raise invalid(f"property {self.name!r}", exc, value) from None
         given = {self._context_of_writer: context} if self._context_of_writer else {}
         await self._done(self._writer, {**given, self._value: value}, context)
 
@@ -576,13 +592,6 @@ class AgentProperty:
         except asyncio.CancelledError:
             context.cancel()
             raise
-
-    def _hints(self, function: Callable[..., Any]) -> dict[str, Any]:
-        try:
-            return hints_of(function, "it")
-        except SettingsError as exc:
-            self.faults.append(str(exc).removeprefix("it: "))
-            return {}
 
     def _schema_of(self, annotation: Any) -> dict[str, Any]:
         try:
@@ -631,7 +640,7 @@ class AgentEvent(Generic[DataT]):
         try:
             return to_jsonable_python(self._adapter.validate_python(data), inf_nan_mode="null")
         except ValidationError as exc:
-            raise invalid(f"event {self.name!r}", exc) from None
+            raise invalid(f"event {self.name!r}", exc, data) from None
 
 
 class Presence:
@@ -702,23 +711,27 @@ def _split_parameters(
 class Action:
     """A function as a capability: its input checked, its answer streamed."""
 
-    def __init__(self, function: Callable[..., Any], capability: Capability) -> None:
+    def __init__(
+        self, function: Callable[..., Any], capability: Capability, wrong: Sequence[str] = ()
+    ) -> None:
         self._function = function
-        hints = hints_of(function, f"capability {capability.id!r}")
+        faults = list(wrong)
+        hints = _hints(function, faults)
+        types: dict[str, Any] = {}
         # By place, with the parameter's name as alias: it may be one that pydantic needs itself.
         fields: dict[str, Any] = {}
         self._parameters: list[str] = []
         self._context_parameter = ""
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise SettingsError(
-                    f"capability {capability.id!r}: *args and **kwargs have no schema",
-                    hint="name its parameters",
-                )
+                stars = "*" if parameter.kind == parameter.VAR_POSITIONAL else "**"
+                faults.append(f"{stars}{name} has no schema; name its parameters")
+                continue
             annotation = hints.get(name, str)
             if annotation is Context:
                 self._context_parameter = name
                 continue
+            types[name] = annotation
             fields[f"at_{len(fields)}"] = _field(name, annotation, parameter.default)
             self._parameters.append(name)
         try:
@@ -726,12 +739,15 @@ class Action:
                 f"{capability.id}_input", __config__=ConfigDict(extra="ignore"), **fields
             )
             schema = self._input.model_json_schema()
-        except PydanticUserError as exc:
-            raise SettingsError(
-                f"capability {capability.id!r}: a parameter has a type without a JSON Schema: "
-                f"{exc.message.splitlines()[0]}",
-                hint="give it a type that JSON can carry",
-            ) from None
+        except PydanticUserError:
+            schema = {}
+            unknown = [name for name, annotation in types.items() if not has_schema(annotation)]
+            faults += [
+                f"{name} is of type {type_name(types[name])}, which JSON cannot carry"
+                for name in unknown
+            ] or ["its parameters have no JSON Schema"]
+        if faults:
+            raise SettingsError(f"capability {capability.id!r}: {'; '.join(faults)}") from None
         self.capability = capability.model_copy(
             update={
                 "input": data_schema(schema),
@@ -752,7 +768,7 @@ class Action:
         try:
             checked = self._input.model_validate(given)
         except ValidationError as exc:
-            raise invalid(f"input of {self.capability.id!r}", exc) from None
+            raise invalid(f"input of {self.capability.id!r}", exc, given) from None
         return {name: getattr(checked, f"at_{at}") for at, name in enumerate(self._parameters)}
 
     async def perform(self, arguments: dict[str, Any], context: Context, agent: Agent) -> Any:
@@ -781,6 +797,27 @@ class Action:
         if result is None:
             return context.output()
         return to_jsonable_python(result)
+
+
+def _wrong_arguments(concurrency: Any, **listed: Any) -> list[str]:
+    """What is wrong with an agent's arguments beyond what its record shows."""
+    wrong: list[str] = []
+    if not isinstance(concurrency, int) or concurrency < 1:
+        wrong.append(f"concurrency is {concurrency!r}, must be a whole number, 1 or more")
+    wrong += [
+        f"{name} is {value!r}, must be a list: [{value!r}]"
+        for name, value in listed.items()
+        if isinstance(value, str)
+    ]
+    return wrong
+
+
+def _hints(function: Callable[..., Any], faults: list[str]) -> dict[str, Any]:
+    try:
+        return hints_of(function, "it")
+    except SettingsError as exc:
+        faults.append(str(exc).removeprefix("it: "))
+        return {}
 
 
 def _field(name: str, annotation: Any, default: Any) -> Any:

@@ -42,8 +42,16 @@ RESTART_S = 3.0
 ASK_AGAIN_S = 0.05
 
 
-class _Cancel(Message):
+class CancelTask(Message):
+    """Call off what an instance is at."""
+
     task: str
+
+
+class InstanceStatus(Message):
+    """How an instance is; with a `task`, also whether it is at that."""
+
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +67,8 @@ def route(
 ) -> Route:
     """A route whose handler gets and gives messages; a wrong type fails the type check."""
 
-    async def respond(call: Call) -> Message:
-        return await handler(codec.decode(endpoint.request, call.payload), call)
+    def respond(call: Call) -> Awaitable[Message]:
+        return handler(codec.decode(endpoint.request, call.payload), call)
 
     return Route(endpoint.operation, respond)
 
@@ -78,6 +86,7 @@ class Bus:
         self.transport = transport
         self.tenant = tenant
         self.instance = instance
+        self._token = subjects.escape(tenant)
         self._timeout_s = timeout_s
         self.on_drain: Callable[[], None] | None = None
         self._duties = Duties(transport, instance)
@@ -144,7 +153,7 @@ class Bus:
             DeadlineExceeded: No answer in time.
             MeshError: The error the other side raised, as the same class.
         """
-        subject = endpoint.subject(subjects.escape(tenant or self.tenant))
+        subject = endpoint.subject(self._token_of(tenant))
         payload = codec.encode(request)
         until = time.monotonic() + nobody_s
         while True:
@@ -157,28 +166,41 @@ class Bus:
             else:
                 return codec.decode(endpoint.reply, packet.payload)
 
-    async def request(
+    def request(
         self,
         subject: str,
         payload: bytes,
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-    ) -> Packet:
+    ) -> Coroutine[Any, Any, Packet]:
         """Ask with bytes; otherwise as `call`."""
-        timeout_s = self._allowed_s(self._timeout_s if timeout_s is None else timeout_s)
         if telemetry.recording():
-            with telemetry.span(
-                f"send {template(subject)}",
-                kind=SpanKind.CLIENT,
-                attributes={"messaging.system": "nats", "messaging.destination.name": subject},
-            ):
-                return await self._request(subject, payload, headers, timeout_s)
-        return await self._request(subject, payload, headers, timeout_s)
+            return self._recorded_request(subject, payload, headers, timeout_s)
+        return self._request(subject, payload, headers, timeout_s)
+
+    async def _recorded_request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_s: float | None,
+    ) -> Packet:
+        with telemetry.span(
+            f"send {template(subject)}",
+            kind=SpanKind.CLIENT,
+            attributes={"messaging.system": "nats", "messaging.destination.name": subject},
+        ):
+            return await self._request(subject, payload, headers, timeout_s)
 
     async def _request(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout_s: float
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        timeout_s: float | None,
     ) -> Packet:
+        timeout_s = self._allowed_s(self._timeout_s if timeout_s is None else timeout_s)
         sent = self._headers(timeout_s)
         if headers:
             sent.update(headers)
@@ -202,7 +224,7 @@ class Bus:
         The body of the `end` frame is the whole reply; see `open_stream` for the errors, and
         `call` for the arguments.
         """
-        subject = endpoint.subject(subjects.escape(tenant or self.tenant))
+        subject = endpoint.subject(self._token_of(tenant))
         stream = await self.open_stream(
             subject, codec.encode(request), headers=headers, patience=patience
         )
@@ -265,6 +287,9 @@ class Bus:
         with suppress(MeshError):
             self.transport.publish(subject, body)
 
+    def _token_of(self, tenant: str | None) -> str:
+        return subjects.escape(tenant) if tenant else self._token
+
     def _allowed_s(self, timeout_s: float) -> float:
         """No question may outlast the one that it helps to answer."""
         call = calls.current.get()
@@ -297,7 +322,7 @@ class Bus:
         """Answer a service's operations for every tenant, sharing them with its replicas."""
         by_operation = {one.operation: one.respond for one in routes}
 
-        async def respond(call: Call) -> Message | Any:
+        def respond(call: Call) -> Awaitable[Message | Any]:
             operation = call.subject.rsplit(".", 1)[1]
             known = by_operation.get(operation)
             if known is None:
@@ -305,7 +330,7 @@ class Bus:
                     f"{service} has no operation {operation!r}",
                     hint=f"it has {', '.join(sorted(by_operation))}",
                 )
-            return await known(call)
+            return known(call)
 
         return await self.respond(
             f"lmos.*.{service}.*",
@@ -345,8 +370,9 @@ class Bus:
         await _unsubscribe(self._subscriptions(self._pools[1:]))
         for pool in self._pools:
             await pool.idle.wait()
-        with suppress(Unavailable):
-            await self.transport.flush(timeout_s=2.0)
+        if self.transport.connected:  # a lost bus is not waited for on the way out
+            with suppress(Unavailable):
+                await self.transport.flush(timeout_s=2.0)
 
     @property
     def in_flight(self) -> int:
@@ -364,9 +390,13 @@ class Bus:
     async def _instance_operation(self, call: Call) -> Any:
         operation = call.subject.rsplit(".", 1)[1]
         if operation == "status":
-            return {"instance": self.instance, "in_flight": self.in_flight}
+            known: dict[str, Any] = {"instance": self.instance, "in_flight": self.in_flight}
+            if task := codec.decode(InstanceStatus, call.payload).task:
+                found = self._duties.running.get(task)
+                known["running"] = found is not None and found.tenant == call.tenant
+            return known
         if operation == "cancel":
-            task = codec.decode(_Cancel, call.payload).task
+            task = codec.decode(CancelTask, call.payload).task
             found = self._duties.running.get(task)
             if found is None or found.tenant != call.tenant:
                 raise NotFound(f"task {task!r} is not running here")

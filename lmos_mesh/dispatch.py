@@ -4,8 +4,10 @@ import asyncio
 import logging
 import math
 import time
+import types
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import copy_context
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -58,13 +60,22 @@ class Duties:
 
     def tally(self, name: str) -> Tally:
         """What has been done so far under the last tokens of a subject, as `router.decide`."""
-        if name not in self._tallies and len(self._tallies) >= _TALLIES:
-            return Tally()  # somebody makes names up
-        return self._tallies.setdefault(name, Tally())
+        found = self._tallies.get(name)
+        if found is None:
+            found = Tally()
+            if len(self._tallies) < _TALLIES:  # else somebody makes names up
+                self._tallies[name] = found
+        return found
 
 
 class Pool:
-    """Bounded, concurrent dispatch: nats-py gives each subscription one call at a time."""
+    """Bounded, concurrent dispatch: nats-py gives each subscription one call at a time.
+
+    A worker is a task that answers one call after the other. Calls that arrive together are left
+    to one worker as long as it answers them without waiting for anything, for a task of its own
+    costs a short call as much as answering it. What waits behind a call that does wait gets
+    workers of its own in the same turn of the loop.
+    """
 
     def __init__(
         self, duties: Duties, respond: Respond, *, concurrency: int, backlog: int, once: bool
@@ -72,10 +83,12 @@ class Pool:
         self._duties = duties
         self._respond = respond
         self._concurrency = concurrency
-        self._backlog = backlog
+        self._most = concurrency + backlog
         self._waiting: deque[Call] = deque()
         self._seen: OrderedDict[str, None] | None = OrderedDict() if once else None
         self._active = 0
+        self._workers = 0
+        self._coming = False
         self.idle = asyncio.Event()
         self.idle.set()
         self.subscription: Subscription | None = None
@@ -104,7 +117,7 @@ class Pool:
         known = self._seen if calls.MESSAGE_ID in call.headers else None
         if known is not None and call.task in known:
             return
-        if self._active >= self._concurrency and len(self._waiting) >= self._backlog:
+        if self.busy >= self._most:
             raise Overloaded(
                 f"instance {self._duties.instance!r} answers {self._active} calls and "
                 f"{len(self._waiting)} wait",
@@ -119,25 +132,55 @@ class Pool:
         self._duties.running[call.task] = call
         if call.deadline is not None:
             self._duties.deadlines.add(call)
-        if self._active < self._concurrency:
-            self._start(call)
-        else:
-            self._waiting.append(call)
-
-    def _start(self, call: Call) -> None:
-        self._active += 1
+        self._waiting.append(call)
         self.idle.clear()
-        call.runner = self._duties.tasks.create_task(self._run(call))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have a worker come, and others after it for what it has not got to."""
+        if not self._coming and self._workers < self._concurrency:
+            self._coming = True
+            self._start_worker()
+            asyncio.get_running_loop().call_soon(self._reinforce)
+
+    def _reinforce(self) -> None:
+        self._coming = False
+        if not self._duties.closed:
+            for _ in range(min(len(self._waiting), self._concurrency - self._workers)):
+                self._start_worker()
+
+    def _start_worker(self) -> None:
+        self._workers += 1
+        self._duties.tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        try:
+            # So many and no more: the loop must have its turn even if nothing ever waits.
+            for _ in range(self._concurrency):
+                if not self._waiting:
+                    break
+                call = self._waiting.popleft()
+                if call.done:
+                    self._forget(call)  # called off while it waited
+                    continue
+                call.runner = worker
+                self._active += 1
+                await _in_own_context(self._run(call))
+                if worker.cancelling():
+                    break  # it was meant for that call, and must not hit the next one
+        finally:
+            self._workers -= 1
+            if self._waiting and not self._duties.closed:
+                self._wake()
 
     async def _run(self, call: Call) -> None:
         calls.current.set(call)
-        call.begun = True
         began = time.perf_counter_ns()
         tally = self._duties.tally(call.subject.split(".", 2)[-1])
         tally.requests += 1
         try:
-            if call.ended_by is not None:
-                raise call.ended_by
             if telemetry.recording():
                 with telemetry.span(
                     f"process {template(call.subject)}",
@@ -148,9 +191,9 @@ class Pool:
                         "messaging.destination.name": call.subject,
                     },
                 ):
-                    await self._answer(call)
+                    call.finish(await self._respond(call))
             else:
-                await self._answer(call)
+                call.finish(await self._respond(call))
         except asyncio.CancelledError:
             ended_by = call.ended_by
             _try(call.fail, ended_by or Cancelled("the process is stopping"))
@@ -172,28 +215,36 @@ class Pool:
             )
         finally:
             tally.busy_ns += time.perf_counter_ns() - began
-            self._ended(call)
-
-    async def _answer(self, call: Call) -> None:
-        call.finish(await self._respond(call))
-
-    def _ended(self, call: Call) -> None:
-        self._forget(call)
-        self._active -= 1
-        while self._waiting and self._active < self._concurrency:
-            following = self._waiting.popleft()
-            if following.done:
-                self._forget(following)  # called off while it waited
-            else:
-                self._start(following)
-        if not self._active:
-            self.idle.set()
+            self._active -= 1
+            self._forget(call)
 
     def _forget(self, call: Call) -> None:
         running = self._duties.running
         if running.get(call.task) is call:
             del running[call.task]
         self._duties.deadlines.discard(call)
+        if not self.busy:
+            self.idle.set()
+
+
+@types.coroutine
+def _in_own_context(work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    """Await what must not share its context variables, as if it were a task of its own."""
+    context = copy_context()
+    resume: Callable[[Any], Any] = work.send
+    value: Any = None
+    while True:
+        try:
+            waits_for = context.run(resume, value)
+        except StopIteration:
+            return
+        finally:
+            value = None  # an error leads here by its traceback, and would never be freed
+        try:
+            value = yield waits_for
+            resume = work.send
+        except BaseException as exc:
+            value, resume = exc, work.throw
 
 
 class Deadlines:

@@ -23,6 +23,7 @@ from lmos_mesh.errors import (
     MeshError,
     NotFound,
     SettingsError,
+    TooLarge,
 )
 from lmos_mesh.invocation import Circumstances, split, value_of, written_as_json
 from lmos_mesh.lease import LeaseKeeper
@@ -117,6 +118,8 @@ class AgentHost:
         for task in self._own:
             if task is not None:
                 task.cancel()
+        if not bus.transport.connected:
+            return  # nobody would hear it; the lease ends by itself
         await lease.leave()
         for hosted in self._hosted:
             request = Deregister(
@@ -162,6 +165,9 @@ class AgentHost:
                     Register(thing=agent.thing(bus.tenant)),
                     timeout_s=self._settings.agent_register_timeout_s,
                 )
+                if wait_s > _RETRY_S:
+                    # As loud as what it takes back, or that stays the last word.
+                    logger.warning("%s is registered now", agent.name)
                 return
             except InvalidDescription:
                 raise
@@ -424,6 +430,8 @@ class _Hosted:
                 text = output if isinstance(output, str) else json.dumps(output)
                 publish(reply, synadia.response(text))
         except MeshError as error:
+            if isinstance(error, TooLarge):  # what we send is not the caller's fault
+                error = AgentFailed(f"agent {self.agent.name!r}: {error.message}")
             code, said = synadia.refusal(error)
             publish(reply, b"", headers={calls.ERROR_CODE: str(code), calls.ERROR: said})
         except asyncio.CancelledError:

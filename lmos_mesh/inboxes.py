@@ -1,6 +1,7 @@
 """One wildcard subscription for all replies to a process, told apart by a counter."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from lmos_mesh.errors import DeadlineExceeded, NobodyAnswers
@@ -32,6 +33,9 @@ class Inboxes:
         self._publish = publish
         self._count = 0
         self._open: dict[str, OnPacket] = {}
+        self._asked: dict[str, tuple[asyncio.Future[Packet], float]] = {}
+        self._next_due = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def pattern(self) -> str:
@@ -44,7 +48,14 @@ class Inboxes:
 
     def deliver(self, packet: Packet) -> None:
         """Hand a reply to whoever waits for it; a late one is dropped."""
-        on_packet = self._open.get(packet.subject[len(self._prefix) :])
+        token = packet.subject[len(self._prefix) :]
+        asked = self._asked.get(token)
+        if asked is not None:
+            reply, _ = asked
+            if not reply.done():
+                reply.set_result(packet)
+            return
+        on_packet = self._open.get(token)
         if on_packet is not None:
             on_packet(packet)
 
@@ -65,29 +76,37 @@ class Inboxes:
         """See `Transport.request`."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Packet] = loop.create_future()
-
-        def on_reply(packet: Packet) -> None:
-            if not reply.done():
-                reply.set_result(packet)
-
-        def on_deadline() -> None:
-            if not reply.done():
-                reply.set_exception(
-                    DeadlineExceeded(f"no answer on {subject!r} within {timeout_s:g} s")
-                )
-
         self._count += 1
         token = str(self._count)
-        self._open[token] = on_reply
-        timer = loop.call_later(timeout_s, on_deadline)
+        due = loop.time() + timeout_s
+        self._asked[token] = (reply, due)
+        if due < self._next_due:
+            self._watch(loop, due)
         try:
             self._publish(subject, payload, headers, self._prefix + token)
             packet = await reply
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer on {subject!r} within {timeout_s:g} s") from None
         finally:
-            timer.cancel()
-            self._open.pop(token, None)
+            self._asked.pop(token, None)
         if packet.nobody:
             raise NobodyAnswers(
                 f"nobody answers on {subject!r}", hint="is it running? `lmos doctor`"
             )
         return packet
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_due = due
+        self._timer = loop.call_at(due, self._check, loop)
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End what is due: one timer for all questions, set anew when it fires."""
+        now = loop.time()
+        self._timer, self._next_due = None, math.inf
+        for reply, due in self._asked.values():
+            if due <= now and not reply.done():
+                reply.set_exception(TimeoutError())
+        if waiting := [due for _, due in self._asked.values() if due > now]:
+            self._watch(loop, min(waiting))

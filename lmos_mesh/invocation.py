@@ -88,12 +88,12 @@ def split(payload: Any) -> tuple[dict[str, Any], Circumstances]:
     if isinstance(payload, str):
         return {MESSAGE: payload}, Circumstances(message=payload)
     if not isinstance(payload, Mapping):
-        raise InvalidMessage("an action's input must be an object")
+        raise InvalidMessage("an action's input must be an object", field="")
     given = dict(cast("Mapping[str, Any]", payload))
     context = given.pop(CONTEXT, None)
     if context is None:
         return given, Circumstances()
-    return given, codec.validate(Circumstances, context)
+    return given, codec.validate(Circumstances, context, at=f"/{CONTEXT}")
 
 
 def written_as_json(payload: bytes) -> bool:

@@ -3,16 +3,18 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
-from lmos_mesh import subjects
+from lmos_mesh import codec, subjects
 from lmos_mesh.dispatch import Duties
-from lmos_mesh.errors import MeshError, Unavailable
+from lmos_mesh.errors import MeshError, StreamBroken, Unavailable
 from lmos_mesh.reply_stream import ReplyStream
 from lmos_mesh.transport import Packet, Subscription
 
 _PROBE_AFTER_S = 0.25
 _SETTLE_S = 0.5
+_RETURN_S = 2.0
+"""How long after an outage of the bus others may still be on their way back to it."""
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], object]
 
@@ -27,6 +29,9 @@ class Losses:
         self._begun: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._probing: set[str] = set()
+        # Whose death, or end of an answer, may have been told while the bus was lost: to nobody.
+        self._missed: set[str] = set()
+        self._returned_by = 0.0
         self._closed = False
         self.subscriptions: list[Subscription] = []
         self.callbacks: list[Callable[[str], None]] = []
@@ -38,6 +43,7 @@ class Losses:
             await self._begun.wait()
             return
         self._begun = asyncio.Event()
+        self._duties.transport.on_reconnect(self._on_reconnect)
         try:
             self.subscriptions.append(
                 await self._duties.transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
@@ -54,8 +60,8 @@ class Losses:
     def watch(self, stream: ReplyStream, instance: str) -> None:
         """See `reply_stream.Watcher`."""
         self._watched.setdefault(instance, set()).add(stream)
-        if not self.told and self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
+        if not self.told:
+            self._probe_later()
 
     def unwatch(self, stream: ReplyStream, instance: str) -> None:
         """See `reply_stream.Watcher`."""
@@ -64,9 +70,11 @@ class Losses:
             streams.discard(stream)
             if not streams:
                 del self._watched[instance]
+                self._missed.discard(instance)
 
     def lose(self, instance: str, reason: str) -> None:
         """A process has died: end what waits for it, and what was done for it."""
+        self._missed.discard(instance)
         for stream in list(self._watched.get(instance, ())):
             stream.lose(reason)
         for call in list(self._duties.running.values()):
@@ -85,28 +93,58 @@ class Losses:
         if lost is not None and lost[1] != self._duties.instance:
             self.lose(lost[1], "has disconnected")
 
+    def _on_reconnect(self) -> None:
+        self._returned_by = asyncio.get_running_loop().time() + _RETURN_S
+        self._missed.update(self._watched)
+        self._probe_later()
+
+    def _probe_later(self) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
+
     def _probe(self) -> None:
-        """Without disconnect events, ask those who have been silent."""
+        """Ask those who are silent and of whom no event tells, or may have told."""
         self._timer = None
-        if not self._watched:
+        asked = self._missed if self.told else set(self._watched)
+        if not asked:
             return
-        for instance, streams in self._watched.items():
-            if instance not in self._probing and any(
-                stream.silent_s >= _PROBE_AFTER_S for stream in streams
-            ):
+        for instance in asked - self._probing:
+            streams = self._watched[instance]
+            if any(stream.silent_s >= _PROBE_AFTER_S for stream in streams):
                 self._probing.add(instance)
                 self._spawn(self._ask(instance, next(iter(streams)).tenant))
-        self._timer = asyncio.get_running_loop().call_later(_PROBE_AFTER_S, self._probe)
+        self._probe_later()
 
     async def _ask(self, instance: str, tenant: str) -> None:
         try:
-            await self._duties.transport.request(
-                subjects.instance(tenant, instance, "status"), b"", timeout_s=_SETTLE_S
-            )
+            await self._status(instance, tenant)
+            if instance in self._missed:
+                await self._ask_for_ends(instance)
         except Unavailable:
-            if self._duties.transport.connected:
+            returned = asyncio.get_running_loop().time() >= self._returned_by
+            if self._duties.transport.connected and returned:
                 self.lose(instance, "does not answer any more")
         except MeshError:
             pass  # slow is not dead; its lease decides
         finally:
             self._probing.discard(instance)
+
+    async def _ask_for_ends(self, instance: str) -> None:
+        """The last frame may have been sent while we could not hear it, by one who is well."""
+        returned_by = self._returned_by
+        for stream in list(self._watched.get(instance, ())):
+            known = await self._status(instance, stream.tenant, task=stream.task)
+            # Frames and this reply come in order: an end that is not here by now will not come.
+            if known.get("running") is False:
+                stream.break_off(StreamBroken(f"the end of {stream.subject!r} was lost"))
+        if returned_by == self._returned_by:  # else it was lost once more
+            self._missed.discard(instance)
+
+    async def _status(self, instance: str, tenant: str, *, task: str = "") -> dict[str, Any]:
+        packet = await self._duties.transport.request(
+            subjects.instance(tenant, instance, "status"),
+            codec.encode_value({"task": task}) if task else b"",
+            timeout_s=_SETTLE_S,
+        )
+        known = codec.decode_value(packet.payload)
+        return cast("dict[str, Any]", known) if isinstance(known, dict) else {}

@@ -257,6 +257,10 @@ class Membership:
         names = sorted(known.index.names) if known is not None else []
         return difflib.get_close_matches(name, names, n=3, cutoff=0.5)
 
+    def subsets(self, tenant: str, name: str) -> list[str]:
+        """The subsets in which a tenant has a Thing of that name."""
+        return sorted(one.key.subset for one in self.looked_up(tenant, name=name))
+
     def lease(self, tenant: str, instance: str) -> Lease | None:
         """What a live process last said of itself."""
         held = self._leases.get((tenant, instance))

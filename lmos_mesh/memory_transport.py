@@ -190,9 +190,16 @@ def _size_of(headers: Headers | None) -> int:
 
 def too_large(subject: str, size: int, limit: int) -> TooLarge:
     """The error for a packet over the limit."""
+    if subject.startswith("_INBOX."):
+        what = "an answer"
+    elif subject.startswith("$"):
+        what = "what is to be kept"
+    else:
+        what = f"the message to {subject!r}"
     return TooLarge(
-        f"{size} bytes for {subject!r} are over the bus's limit of {limit} bytes",
+        f"{what} takes {size} bytes, over the bus's limit of {limit} bytes",
         hint="send less, or put large content in a store and send its address",
+        size=size,
         limit=limit,
     )
 

@@ -12,8 +12,9 @@ it does badly is overridden here, each with a test that shows the cure in
 import asyncio
 import logging
 import secrets
+import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -133,7 +134,7 @@ class NatsTransport:
         self._send(subject, payload, headers, reply)
 
     def _send(self, subject: str, payload: bytes, headers: Headers | None, reply: str) -> None:
-        if subject is not self._checked:  # as the frames of a stream, sent one after another
+        if subject != self._checked:  # as the frames of a stream, sent one after another
             check_subject(subject)
             self._checked = subject
         if reply:
@@ -146,19 +147,25 @@ class NatsTransport:
         else:
             size = len(payload)
             parts = (f"PUB {subject} {reply} {size}\r\n".encode(), payload, b"\r\n")
-        if size > self._client.max_payload:
+        if size > self._client._max_payload:
             raise too_large(subject, size, self.max_payload)
         self._client.send(b"".join(parts))
 
-    async def request(
+    def request(
         self, subject: str, payload: bytes, *, headers: Headers | None = None, timeout_s: float
-    ) -> Packet:
+    ) -> Coroutine[Any, Any, Packet]:
         """See `Transport.request`. While the bus is lost nothing is sent that might come later."""
-        if not self._client.is_connected:
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            await self.wait_connected(timeout_s=timeout_s)
-            timeout_s = max(0.001, timeout_s - (loop.time() - began))
+        if self._client.is_connected:
+            return self._inboxes.request(subject, payload, headers, timeout_s)
+        return self._request_when_back(subject, payload, headers, timeout_s)
+
+    async def _request_when_back(
+        self, subject: str, payload: bytes, headers: Headers | None, timeout_s: float
+    ) -> Packet:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self.wait_connected(timeout_s=timeout_s)
+        timeout_s = max(0.001, timeout_s - (loop.time() - began))
         return await self._inboxes.request(subject, payload, headers, timeout_s)
 
     def open_inbox(self, on_packet: OnPacket) -> OpenInbox:
@@ -218,8 +225,9 @@ async def _connect(
     except TimeoutError:
         client.abandon()
         raise Unavailable(
-            f"no NATS server answers at {shown} ({client.last_failure or 'no answer'})",
-            hint="start one with `lmos up`, or set LMOS_NATS_URL",
+            f"no NATS server answers at {shown} ({_said(client.last_failure)})",
+            hint="start it, or set LMOS_NATS_URL to one that runs; `lmos up` starts its own if "
+            "that is not set",
         ) from None
     except nats.errors.Error as exc:
         client.abandon()
@@ -248,6 +256,12 @@ async def _connect(
             f"{'.'.join(map(str, MINIMUM_SERVER))} or newer is needed",
             hint="upgrade it, or unset LMOS_NATS_URL and let `lmos up` start its own",
         )
+
+
+def _said(failure: BaseException | None) -> str:
+    if isinstance(failure, socket.gaierror):
+        return "no host has that name; write it like nats://127.0.0.1:4222"
+    return str(failure or "no answer")
 
 
 async def _first_connection(
@@ -321,7 +335,7 @@ def without_secrets(url: str) -> str:
 
 
 def _header_block(headers: Headers) -> bytes:
-    lines = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in headers.items())
+    lines = "".join([f"{name}: {_one_line(value)}\r\n" for name, value in headers.items()])
     return f"NATS/1.0\r\n{lines}\r\n".encode("utf-8", "replace")
 
 

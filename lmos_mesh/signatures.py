@@ -4,14 +4,14 @@ A data schema is JSON Schema without references, for a Description has no `$defs
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from lmos_mesh.errors import InvalidMessage, SettingsError
-from lmos_mesh.things import pointer
+from lmos_mesh.wrong_fields import told, wrong_fields
 
 
 def hints_of(function: Callable[..., Any], what: str) -> dict[str, Any]:
@@ -83,19 +83,24 @@ def data_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", resolve(schema, frozenset()))
 
 
-def invalid(what: str, exc: ValidationError) -> InvalidMessage:
+def has_schema(annotation: Any) -> bool:
+    """Whether JSON can carry values of a type."""
+    try:
+        TypeAdapter(annotation).json_schema()
+    except PydanticUserError:
+        return False
+    return True
+
+
+def type_name(annotation: Any) -> str:
+    """A type as its author writes it."""
+    return annotation.__qualname__ if inspect.isclass(annotation) else str(annotation)
+
+
+def invalid(what: str, exc: ValidationError, value: Any) -> InvalidMessage:
     """A wrong value as the error that its sender is told; every wrong member is named."""
-    faults = [
-        {"field": pointer(*error["loc"]), "description": error["msg"]}
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    said = "; ".join(_told(one) for one in faults)
-    return InvalidMessage(f"{what}: {said}", faults=faults)
-
-
-def _told(fault: Mapping[str, str]) -> str:
-    at, description = fault["field"], fault["description"]
-    return f"{at}: {description}" if at else description
+    faults = wrong_fields(exc, value)
+    return InvalidMessage(f"{what}: {told(faults)}", faults=faults)
 
 
 def _is_iterator(annotation: Any) -> bool:

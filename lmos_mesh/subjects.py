@@ -80,6 +80,15 @@ def inbox(tenant: str, instance: str) -> str:
     return f"_INBOX.{escape(tenant)}.{escape(instance)}."
 
 
+def answerer_of(subject: str) -> str:
+    """Who answers on a subject, in words: `agent 'billing'`, `the runtime`."""
+    tokens = subject.split(".")
+    if len(tokens) > 3 and tokens[0] == "lmos":
+        named = tokens[2] in ("agent", "instance")
+        return f"{tokens[2]} {unescape(tokens[3])!r}" if named else f"the {tokens[2]}"
+    return f"whoever answers on {subject!r}"
+
+
 def instance_of_inbox(reply: str) -> str | None:
     """Whose inbox a reply subject is; None if it is no process's of the mesh."""
     tokens = reply.split(".")

@@ -4,9 +4,9 @@ Nothing above this module knows NATS; nothing below it knows message types.
 `tests/contract/test_transport.py` says what every transport must do.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmos_mesh.errors import InvalidMessage
 
@@ -291,9 +291,9 @@ class Transport(Protocol):
         """
         ...
 
-    async def request(
+    def request(
         self, subject: str, payload: bytes, *, headers: Headers | None = None, timeout_s: float
-    ) -> Packet:
+    ) -> Coroutine[Any, Any, Packet]:
         """Send a packet and wait for one reply. Cancelling is safe: a late reply is dropped.
 
         Raises:

@@ -149,7 +149,15 @@ def _disk() -> Generator[Finding]:
         ("disk", state_dir(), "the mesh's state"),
         ("disk", models_dir(), "the embedding model"),
     ):
-        there = next((one for one in (folder, *folder.parents) if one.is_dir()), Path("/"))
+        there = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+        if not there.is_dir():
+            yield Finding(
+                check=check,
+                verdict="broken",
+                said=f"{needed_for} cannot be written to {folder}: {there} is no folder",
+                remedy="remove it, or set LMOS_STATE_DIR and LMOS_MODELS_DIR",
+            )
+            continue
         free = shutil.disk_usage(there).free
         said = f"{free / 1e9:.1f} GB free for {needed_for} ({folder})"
         if not os.access(there, os.W_OK):
@@ -192,10 +200,14 @@ def _settings() -> Generator[Finding]:
 
 
 def _mesh(mesh: str | None) -> Generator[Finding]:
+    running = running_meshes()
+    if mesh is None and not os.environ.get("LMOS_NATS_URL") and len(running) > 1:
+        for record in running:
+            yield from _mesh(record.name)
+        return
     try:
         url = bus_url(mesh)
     except NotFound as exc:
-        running = running_meshes()
         yield Finding(
             check="mesh",
             verdict="note" if mesh is None and not running else "broken",

@@ -244,6 +244,7 @@ class UpScreen:
         self._up = False
         self._stopping = False
         self._crashing: dict[str, str] = {}
+        self._given_up: set[str] = set()
         self._title = title or f"mesh {plan.place.name}"
         self._waiting = [one.name for one in plan.programs]
         self._width = max(map(len, ["nats", *self._waiting]))
@@ -317,6 +318,12 @@ class UpScreen:
             self._spin(f"starting {', '.join(self._waiting)}")
 
     def _died(self, event: Died) -> None:
+        if event.given_up:
+            self._given_up.add(event.name)
+            # Its last words begin with its role.
+            said = event.said or f"{event.name} {event.how}"
+            self._line("✗", "red", said, "it is not started again; mend that, and start the mesh")
+            return
         again = "at once" if event.retry_s < 0.5 else f"in {event.retry_s:.0f} s"
         # The same again is one word, and from then on now and then a reminder.
         known = self._crashing.get(event.name) == event.said and event.times > 1
@@ -350,7 +357,8 @@ class UpScreen:
             self._line(
                 "✗",
                 "red",
-                f"{', '.join(event.failing)} did not start; trying goes on",
+                f"{', '.join(event.failing)} did not start"
+                + ("" if self._given_up.issuperset(event.failing) else "; trying goes on"),
                 "`lmos logs` says why",
             )
         if event.encoder is not None and not event.encoder.semantic:

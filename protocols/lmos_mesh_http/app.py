@@ -14,10 +14,11 @@ from starlette.types import ASGIApp
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import InvalidMessage, MeshError
 from lmos_mesh.service import VERSION
+from lmos_mesh.wrong_fields import description_of, pointer
+from lmos_mesh.wrong_fields import told as told_faults
 from lmos_mesh_http import lmos_rest, openai
 from lmos_mesh_http.agent_routes import AgentRoutes, WholeSegments
 from lmos_mesh_http.asking import Asker
-from lmos_mesh_http.bodies import pointer, told_faults
 from lmos_mesh_http.docs_page import add_docs
 from lmos_mesh_http.edge import REQUEST_ID, Edge, request_id_of
 from lmos_mesh_http.errors import (
@@ -134,10 +135,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def of_validation(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
         faults = [
-            {"field": pointer(tuple(error["loc"][1:])), "description": str(error["msg"])}
+            {"field": pointer(tuple(error["loc"][1:])), "description": description_of(error)}
             for error in exc.errors()
         ]
-        said = told_faults("request", faults)
+        said = f"the request cannot be used: {told_faults(faults)}"
         return _tell(request, fault_of(InvalidMessage(said, faults=faults)))
 
     async def of_http(request: Request, exc: Exception) -> Response:

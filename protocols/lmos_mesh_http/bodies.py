@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from lmos_mesh.errors import InvalidMessage, TooLarge
+from lmos_mesh.wrong_fields import told, wrong_fields
 
 BODY_TIMEOUT_S = 30.0
 
@@ -139,23 +140,12 @@ def parsed(kind: type[ModelT], body: bytes) -> ModelT:
     try:
         return kind.model_validate_json(body)
     except ValidationError as exc:
-        faults = [
-            {"field": pointer(error["loc"]), "description": error["msg"]}
-            for error in exc.errors(include_url=False, include_context=False, include_input=False)
-        ]
-    raise InvalidMessage(told_faults("body", faults), faults=faults)
-
-
-def pointer(steps: tuple[int | str, ...]) -> str:
-    """Where a field is, as a JSON Pointer (RFC 6901)."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
-
-
-def told_faults(what: str, faults: list[dict[str, str]]) -> str:
-    """All faults in one sentence."""
-    said = "; ".join(f"{fault['field'] or 'it'}: {fault['description']}" for fault in faults[:16])
-    more = f"; and {len(faults) - 16} more" if len(faults) > 16 else ""
-    return f"the {what} cannot be used: {said}{more}"
+        try:
+            value = from_json(body)
+        except ValueError:
+            value = None
+        faults = wrong_fields(exc, value)
+    raise InvalidMessage(f"the body cannot be used: {told(faults)}", faults=faults)
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -31,7 +31,7 @@ def name(value: str, where: str) -> str:
     if len(value) > LONGEST:
         reason = f"has {len(value)} characters; {LONGEST} is the limit"
     elif not value:
-        reason = "is empty"
+        reason = "is missing or empty"
     elif _NAME.fullmatch(value) is None:
         reason = "has control characters"
     else:

@@ -176,7 +176,8 @@ class Registry:
         """
         description, told, notes = _described(request, call.tenant)
         life = lifetime_of(request, told, now=self._clock())
-        thing = _own(thing_of(description, tenant=call.tenant), call.tenant)
+        thing = thing_of(description, tenant=call.tenant)
+        _refuse_others(thing, call.tenant, at="/tenant" if request.thing else "/id")
         key = ThingKey(call.tenant, thing.name, thing.subset)
         for _ in range(_TRIES):
             held = await self._entries.get(key)
@@ -416,9 +417,12 @@ class Registry:
                 hint="see `lmos agents --all`",
             )
         near = self._membership.near(key.tenant, key.name)
+        hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
+        if subsets := self._membership.subsets(key.tenant, key.name):
+            hint = f"it is there as {', '.join(subsets)}"
         return AgentNotFound(
             f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
-            hint=f"did you mean {', '.join(near)}?" if near else "see `lmos agents`",
+            hint=hint,
             near=near,
         )
 
@@ -473,7 +477,7 @@ def _described(
     if (request.description is None) == (request.thing is None):
         raise InvalidMessage("give either `description` or `thing`")
     if request.thing is not None:
-        description = describe(thing_from({**request.thing, "tenant": tenant}))
+        description = describe(thing_from({"tenant": tenant, **request.thing}))
         # Its schemas and its terms are the writer's own.
         if faults := description_faults(description):
             raise InvalidDescription.of(label_of(request.thing), faults)
@@ -491,17 +495,16 @@ def _described(
     return description, cast("dict[str, Any] | None", told), notes
 
 
-def _own(thing: Thing, tenant: str) -> Thing:
+def _refuse_others(thing: Thing, tenant: str, *, at: str) -> None:
     """Refuse what says that it is somebody else's."""
     if thing.tenant != tenant:
         said = f"is of tenant {thing.tenant!r}, and it is registered in {tenant!r}"
-        fault = {"field": "/id", "description": said}
+        fault = {"field": at, "description": said}
         raise InvalidDescription.of(label_of({"name": thing.name, "kind": thing.kind}), [fault])
     if thing.origin:
         said = "names the mesh that a Thing is mirrored from; only a registry may say that"
         fault = {"field": "/mesh:origin", "description": said}
         raise InvalidDescription.of(label_of({"name": thing.name, "kind": thing.kind}), [fault])
-    return thing
 
 
 def _refuse_mirrored(key: ThingKey, held: Stored | None) -> None:

@@ -17,6 +17,7 @@ from lmos_mesh.errors import (
     MeshError,
     Overloaded,
     StreamBroken,
+    TooLarge,
     Unavailable,
 )
 from lmos_mesh.invocation import CONTEXT, Circumstances, input_for
@@ -170,6 +171,9 @@ class Asker:
         if ask.said:
             ask.said.clear()
             await ask.send("restart", {"reason": str(error), "lost": ask.instance})
+        if begun and not isinstance(error, InstanceLost | Unavailable):
+            # Whoever was at it lives, and drops what it has seen before.
+            ask.task = f"{ask.task}.{ask.attempts}"
         ask.instance, ask.begun = "", False
 
     async def _until_live(self, key: ThingKey, error: MeshError) -> None:
@@ -188,7 +192,18 @@ class Asker:
 
     async def _open(self, ask: Ask, payload: bytes) -> ReplyStream:
         subject = subjects.agent_invoke(*ask.key, ask.capability.id)
-        return await self._bus.open_stream(subject, payload, task=ask.task, patience=ask.patience)
+        try:
+            return await self._bus.open_stream(
+                subject, payload, task=ask.task, patience=ask.patience
+            )
+        except TooLarge as error:
+            size, limit = error.details.get("size"), error.details.get("limit")
+            raise TooLarge(
+                f"the message takes {size} bytes on its way to agent {ask.key.name!r}, with what "
+                f"was said before; the bus's limit is {limit} bytes",
+                hint="send less",
+                limit=limit,
+            ) from error
 
     async def _acknowledged(self, ask: Ask, payload: bytes) -> tuple[ReplyStream, Frame]:
         """A stream that somebody has acknowledged, and its first frame."""

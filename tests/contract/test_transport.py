@@ -350,6 +350,25 @@ async def test_a_silent_responder_costs_the_timeout_and_its_late_reply_is_droppe
         assert again.result().payload == b"in time"
 
 
+async def test_each_request_ends_at_its_own_time_whichever_was_first(mesh: Mesh) -> None:
+    async with mesh.transport() as caller, mesh.transport() as silent:
+        await silent.subscribe(f"{mesh.tenant}.x", Packets())
+        took: dict[float, float] = {}
+
+        async def ask(timeout_s: float) -> None:
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                await caller.request(f"{mesh.tenant}.x", b"", timeout_s=timeout_s)
+            took[timeout_s] = time.monotonic() - began
+
+        async with asyncio.TaskGroup() as tasks:
+            for timeout_s in (0.3, 0.1, 0.2):
+                tasks.create_task(ask(timeout_s))
+        assert list(took) == [0.1, 0.2, 0.3]
+        assert all(timeout_s <= spent + 0.01 for timeout_s, spent in took.items())
+        assert took[0.1] < 0.2
+
+
 async def test_a_cancelled_request_leaves_nothing_behind(mesh: Mesh) -> None:
     async with mesh.transport() as caller, mesh.transport() as responder:
         asked = Packets()

@@ -12,7 +12,7 @@ import pytest
 
 from lmos_mesh import subjects
 from lmos_mesh.codec import decode_value, encode_value
-from lmos_mesh.errors import InvalidMessage, MeshError, Overloaded, TooLarge
+from lmos_mesh.errors import AgentFailed, InvalidMessage, MeshError, Overloaded
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import CONVERSE, DECIDE, Converse, Decide
 from lmos_mesh.semver import Version
@@ -164,7 +164,7 @@ async def test_bad_input_is_refused_with_every_wrong_field(mesh: Mesh) -> None:
 
 async def test_an_answer_over_the_payload_limit_is_a_clear_error(mesh: Mesh) -> None:
     limit = mesh.bus.transport.max_payload
-    with pytest.raises(TooLarge, match=str(limit)):
+    with pytest.raises(AgentFailed, match=rf"agent 'kinds' .*{limit}"):
         await invoke(mesh, "much", size=limit)
     assert len(await invoke(mesh, "much", size=1000)) == 1000
 

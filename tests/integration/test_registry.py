@@ -165,6 +165,8 @@ async def test_an_unknown_name_is_a_404_that_names_what_is_near(
     async with services.client(billing) as mesh:
         with pytest.raises(AgentNotFound, match="did you mean billing") as missing:
             await mesh.bus.call(GET_THING, GetThing(name="biling"))
+        with pytest.raises(AgentNotFound, match="it is there as stable"):
+            await mesh.bus.call(GET_THING, GetThing(name="billing", subset="canary"))
 
     assert missing.value.details["near"] == ["billing"]
 
@@ -263,11 +265,15 @@ async def test_a_registration_is_of_one_thing(
 
 async def test_nobody_registers_in_another_tenant(services: Deployment, tenant: str) -> None:
     async with services.client(tenant) as mesh:
-        await mesh.bus.call(REGISTER, Register(thing=record("spy", tenant="other")))
         stolen = describe(thing_from(record("thief", tenant="other")))
-        with suppress(InvalidDescription):
-            await mesh.bus.call(REGISTER, Register(description=stolen))
-        assert "spy" in await names(mesh, live=None)
+        for request, at in (
+            (Register(thing=record("spy", tenant="other")), "/tenant"),
+            (Register(description=stolen), "/id"),
+        ):
+            with pytest.raises(InvalidDescription, match=f"'other'.*{tenant}") as refused:
+                await mesh.bus.call(REGISTER, request)
+            assert [one["field"] for one in refused.value.details["faults"]] == [at]
+        assert await names(mesh, live=None) == []
     async with services.client("other") as mesh:
         assert await names(mesh, live=None) == []
 

@@ -336,6 +336,36 @@ def test_a_parameter_of_a_type_without_schema_is_refused_by_name() -> None:
         async def locked(lock: threading.Event) -> None: ...  # pyright: ignore[reportUnusedFunction]
 
 
+def test_everything_that_is_wrong_with_a_capability_is_said_at_once() -> None:
+    one = Agent("one")
+    examples: Any = "will it rain?"
+    version: Any = 2
+
+    with pytest.raises(SettingsError) as refused:
+
+        @one.capability(examples=examples, version=version)
+        async def locked(  # pyright: ignore[reportUnusedFunction]
+            lock: threading.Event, more: threading.Thread, *rest: str, well: int = 1
+        ) -> None: ...
+
+    assert str(refused.value) == (
+        "capability 'locked': version: must be a string; examples: must be an array; "
+        "*rest has no schema; name its parameters; "
+        "lock is of type Event, which JSON cannot carry; "
+        "more is of type Thread, which JSON cannot carry"
+    )
+
+
+def test_everything_that_is_wrong_with_an_agents_arguments_is_said_at_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Agent("one", concurrency=0, version="new", channels="web")
+
+    assert "concurrency is 0" in str(refused.value)
+    assert "channels is 'web', must be a list: ['web']" in str(refused.value)
+    assert "/version: 'new' is not a version" in str(refused.value)
+    assert "/supported_channels" not in str(refused.value)
+
+
 def test_parameters_may_be_called_as_pydantic_calls_its_own() -> None:
     one = Agent("one")
 

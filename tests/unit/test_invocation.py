@@ -179,14 +179,16 @@ def test_a_payload_that_is_no_object_is_refused(payload: Any) -> None:
 @pytest.mark.parametrize(
     ("context", "field"),
     [
-        (1, "Circumstances"),
-        ({"conversation": 7}, "/conversation"),
-        ({"history": [{"role": "nobody", "content": "x"}]}, "/history/0/role"),
+        (1, "/lmos:context"),
+        ({"conversation": 7}, "/lmos:context/conversation"),
+        ({"history": [{"role": "nobody", "content": "x"}]}, "/lmos:context/history/0/role"),
     ],
 )
 def test_a_malformed_context_names_the_field(context: Any, field: str) -> None:
-    with pytest.raises(InvalidMessage, match=field):
+    with pytest.raises(InvalidMessage, match=field) as refused:
         split({CONTEXT: context})
+    assert [one["field"] for one in refused.value.details["faults"]] == [field]
+    assert "Circumstances" not in str(refused.value)
 
 
 json_values = st.recursive(
