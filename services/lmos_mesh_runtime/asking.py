@@ -147,10 +147,12 @@ class Asker:
         if ask.refused:
             raise error
         begun = ask.begun
+        gone = isinstance(error, InstanceLost | Unavailable)
+        ended = "has died" if gone else "was not heard to the end"
         absent = isinstance(error, Unavailable) and not isinstance(error, Overloaded)
         if begun and not ask.capability.idempotent:
             raise InstanceLost(
-                f"the instance of {ask.key.name!r} that was answering has died, and "
+                f"the instance of {ask.key.name!r} that was answering {ended}, and "
                 f"{ask.capability.id!r} must not be done twice",
                 hint="find out whether it was done before asking again",
             ) from error
@@ -160,7 +162,7 @@ class Asker:
             raise error
         if ask.said and not ask.restarts:
             raise InstanceLost(
-                f"the instance of {ask.key.name!r} that was answering has died in mid-answer",
+                f"the instance of {ask.key.name!r} that was answering {ended}",
                 hint="ask again",
             ) from error
         logger.info("asking %s again: %s", ask.key.name, error)
@@ -171,7 +173,7 @@ class Asker:
         if ask.said:
             ask.said.clear()
             await ask.send("restart", {"reason": str(error), "lost": ask.instance})
-        if begun and not isinstance(error, InstanceLost | Unavailable):
+        if begun and not gone:
             # Whoever was at it lives, and drops what it has seen before.
             ask.task = f"{ask.task}.{ask.attempts}"
         ask.instance, ask.begun = "", False
