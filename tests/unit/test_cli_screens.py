@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from lmos_mesh.cli.agents import table_of
 from lmos_mesh.cli.conversing import Margin, Terminal, explained, in_short
 from lmos_mesh.cli.demo import TOUR, reasons
+from lmos_mesh.cli.doctor import is_awaited
 from lmos_mesh.cli.known_settings import known_settings, settings_in, unknown_settings
 from lmos_mesh.cli.log_lines import read_line, shown
 from lmos_mesh.cli.screen import plural
@@ -189,6 +190,12 @@ def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
 
 def test_without_agents_it_says_how_to_get_one() -> None:
     assert "lmos run" in text_of(table_of([]))
+
+
+def test_an_adapter_that_nobody_has_chosen_is_not_missing() -> None:
+    assert [is_awaited("mdns", {"http"}), is_awaited("mdns", {"mdns"})] == [False, True]
+    assert is_awaited("http", ())
+    assert is_awaited("registry", ())
 
 
 def test_words_are_counted_in_english() -> None:
