@@ -192,30 +192,39 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
     )
     if not found:
         return Group(Text("No agent is live. Try: lmos run examples/billing.py", "dim"), *more)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
-    table.add_column("agent", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("agent", overflow="fold")
     table.add_column("version")
-    table.add_column("subset")
-    table.add_column("capabilities", overflow="fold", ratio=1)
-    table.add_column("instances", justify="right")
-    table.add_column("in flight", justify="right")
-    origins = any(origin_of(one) for one in found)
+    # A column that says the same of all would take the room of one that does not.
+    lines = any(one.subset != DEFAULT_SUBSET for one in found)
+    if lines:
+        table.add_column("subset")
+    table.add_column("can", overflow="fold")
+    table.add_column("instances", justify="right", no_wrap=True)
+    table.add_column("calls", justify="right", no_wrap=True)
+    origins = any(map(untold_origin, found))
     if origins:
-        table.add_column("origin", no_wrap=True)
+        table.add_column("origin", overflow="fold")
     table.add_column("health", no_wrap=True)
     for one in sorted(found, key=lambda one: (not one.live, one.name, one.subset)):
         table.add_row(
             Text(one.title or one.name, "bold" if one.live else "dim"),
             _versions(one),
-            one.subset,
+            *([one.subset] if lines else []),
             ", ".join(capability.name for capability in one.capabilities),
             str(len(one.instances)),
             str(sum(instance.in_flight for instance in one.instances)),
-            *([origin_of(one)] if origins else []),
+            *([untold_origin(one)] if origins else []),
             health_of(one),
             style="" if one.live else "dim",
         )
     return Group(table, *more)
+
+
+def untold_origin(one: FoundThing) -> str:
+    """Where it is from, unless its name says so."""
+    origin = origin_of(one)
+    return "" if origin and (one.title or one.name).endswith(f"@{origin}") else origin
 
 
 def origin_of(one: FoundThing) -> str:

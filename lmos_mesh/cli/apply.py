@@ -3,6 +3,7 @@
 Everything is checked before anything is applied, and every fault of every file is named.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,7 +16,7 @@ from lmos_mesh.cli.documents import Document, read_documents
 from lmos_mesh.cli.lines import Lines, line_of, lines_in
 from lmos_mesh.cli.screen import fail, out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
-from lmos_mesh.errors import InvalidDescription, MeshError, NotFound
+from lmos_mesh.errors import InvalidDescription, MeshError, NotFound, SettingsError
 from lmos_mesh.messages import GET_THING, REGISTER, GetThing, Register
 from lmos_mesh.things import DEFAULT_TENANT, Fault, Thing, quoted
 
@@ -80,6 +81,10 @@ def apply(
     mesh: str | None,
 ) -> int:
     """Apply the documents of files; 1 if any is refused."""
+    if ttl_s is not None and not 0 < ttl_s < math.inf:
+        raise SettingsError(
+            f"--ttl {ttl_s:g} is no time to live", hint="give a number of seconds above 0"
+        )
     found, refused = check(files)
     if refused:
         _show_refused(refused, as_json=as_json)

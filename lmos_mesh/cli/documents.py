@@ -124,6 +124,10 @@ def _yaml_values(text: str) -> Iterator[Any]:
 
     try:
         yield from yaml.load_all(text, Loader=_loader())  # a SafeLoader with less
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark
+        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{at}{exc.problem or exc.context}") from None
     except yaml.YAMLError as exc:
         raise ValueError(str(exc)) from None
 

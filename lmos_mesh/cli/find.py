@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lmos_mesh.cli.agents import health_of, origin_of
+from lmos_mesh.cli.agents import health_of, untold_origin
 from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.screen import err, out, plural, print_json
+from lmos_mesh.errors import SettingsError
 from lmos_mesh.messages import FindThings, FoundThing, ThingsFound
-from lmos_mesh.things import Capability
+from lmos_mesh.things import DEFAULT_SUBSET, KINDS, Capability
 from lmos_mesh.watching import find as ask_registry
 from lmos_mesh.watching import question
 
@@ -32,8 +33,12 @@ def find(
     mesh: str | None,
 ) -> int:
     """Show who fits all of the conditions, the best match first."""
+    if kind is not None and kind not in KINDS:
+        raise SettingsError(
+            f"--kind {kind!r} is none that there is", hint=f"there are {', '.join(KINDS)}"
+        )
     wanted = question(
-        text,
+        (text or "").strip() or None,
         {
             "capability": capability,
             "version": version,
@@ -60,7 +65,7 @@ def find(
         )
         return 0
     out().print(table_of(found, wanted))
-    for note in found.notes:
+    for note in (*_summary(found), *found.notes):
         err().print(Text(note, "dim"))
     return 0
 
@@ -71,38 +76,40 @@ async def _find(wanted: FindThings, *, mesh: str | None) -> ThingsFound:
 
 
 def table_of(found: ThingsFound, wanted: FindThings) -> RenderableType:
-    """Who fits, as a table, and how the text was compared."""
+    """Who fits, as a table."""
     if not found.things:
         more = "" if wanted.live is None else " Those without an instance: --all."
         return Text(f"Nobody fits.{more}", "dim")
     scored = any(one.score is not None for one in found.things)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     if scored:
         table.add_column("score", justify="right")
     table.add_column("name", overflow="fold")
     table.add_column("version")
-    table.add_column("subset")
+    lines = any(one.subset != DEFAULT_SUBSET for one in found.things)
+    if lines:
+        table.add_column("subset")
     kinds = {one.kind for one in found.things} != {"agent"}
     if kinds:
         table.add_column("kind")
-    table.add_column("can", overflow="fold", ratio=1)
-    origins = any(origin_of(one) for one in found.things)
+    table.add_column("can", overflow="fold")
+    origins = any(map(untold_origin, found.things))
     if origins:
-        table.add_column("origin", no_wrap=True)
+        table.add_column("origin", overflow="fold")
     table.add_column("health", no_wrap=True)
     for one in found.things:
         table.add_row(
             *([f"{one.score:.2f}" if one.score is not None else ""] if scored else []),
             Text(one.title or one.name, "bold" if one.live else "dim"),
             one.version,
-            one.subset,
+            *([one.subset] if lines else []),
             *([one.kind] if kinds else []),
             _abilities(one, wanted),
-            *([origin_of(one)] if origins else []),
+            *([untold_origin(one)] if origins else []),
             health_of(one),
             style="" if one.live else "dim",
         )
-    return Group(table, _summary(found))
+    return table
 
 
 def _abilities(one: FoundThing, wanted: FindThings) -> str:
@@ -118,8 +125,11 @@ def _named(able: Capability) -> str:
     return able.name if able.version == "1.0.0" else f"{able.name} {able.version}"
 
 
-def _summary(found: ThingsFound) -> Text:
-    how = f", by {found.matched}" if found.matched else ""
+def _summary(found: ThingsFound) -> list[str]:
+    """What the table does not show: how the text was compared, and how many are left out."""
     shown = len(found.things)
-    left = f"; the best {shown} are shown" if found.total > shown else ""
-    return Text(f"{plural(found.total, 'Thing')} found{how}{left}", "dim")
+    if not shown or (not found.matched and found.total == shown):
+        return []
+    how = f", by {found.matched}" if found.matched else ""
+    left = f"; the first {shown} are shown" if found.total > shown else ""
+    return [f"{plural(found.total, 'Thing')} found{how}{left}"]

@@ -140,6 +140,12 @@ def plan_of(
 def _peer(peer: str) -> str:
     """A peer as the registry's settings have it: a URL, or a name and a URL."""
     if "://" in peer:
+        url = peer.partition("=")[2] if "=" in peer.partition("://")[0] else peer
+        if not url.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"--peer {peer!r} is not where a mesh's directory is read",
+                hint="write http://HOST:8420, NAME=http://HOST:8420, or the name of a mesh here",
+            )
         return peer
     url = find_mesh(peer).http_url
     if url is None:

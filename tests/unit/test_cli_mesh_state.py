@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmos_mesh.cli.up import plan_of
 from lmos_mesh.errors import Conflict, NotFound, SettingsError
 from lmos_mesh.mesh_state import (
     MeshPlace,
@@ -169,6 +170,19 @@ def number_of(given: int | None, *, first: int = 1) -> int:
     claimed = claim_port("127.0.0.1", given, first=first, what="HTTP")
     claimed.release()
     return claimed.number
+
+
+@pytest.mark.parametrize("peer", ["ftp://x", "north=nats://127.0.0.1:4222", "://"])
+def test_a_peer_that_is_no_directory_is_refused_before_anything_starts(peer: str) -> None:
+    with pytest.raises(SettingsError, match="directory"):
+        plan_of("here", peers=[peer], no_http=True)
+
+
+def test_a_peer_has_a_url_and_perhaps_a_name() -> None:
+    peers = ["http://127.0.0.1:8421", "north=https://n.example/a=b"]
+    plan = plan_of("here", peers=peers, no_http=True)
+    registry = next(one for one in plan.programs if one.role == "registry")
+    assert registry.env["LMOS_REGISTRY_PEERS"] == ",".join(peers)
 
 
 def test_a_port_is_the_next_free_one_unless_given() -> None:

@@ -82,7 +82,8 @@ def test_what_is_json_reads_the_same_as_yaml(tmp_path: Path, value: dict[str, An
     [
         ("a.yaml", "", "is empty"),
         ("a.json", "[]", "is empty"),
-        ("a.yaml", "a: [1", "line 1, column 6"),
+        ("a.yaml", "a: [1", "can be read: line 1, column 6: expected"),
+        ("a.yaml", "a: 1\nb: [where is it?]\n", r"line 2, column 1\d: expected"),
         ("a.json", '{"a": 1', "no JSON that can be read"),
         ("a.json", '{"a": NaN}', "NaN is no number"),
         ("a.yaml", "- 1\n", "must be an object, not an array"),

@@ -12,7 +12,7 @@ import pytest
 from lmos_mesh.cli.agents import agents, describe, history
 from lmos_mesh.cli.apply import apply
 from lmos_mesh.cli.find import find
-from lmos_mesh.errors import AgentNotFound, InvalidMessage
+from lmos_mesh.errors import AgentNotFound, InvalidMessage, SettingsError
 from tests.integration.processes import Deployment
 
 SHOP = """
@@ -124,18 +124,26 @@ def write(tmp_path: Path, text: str, name: str = "thing.yaml") -> Path:
 def test_find_shows_who_fits_all_conditions(told: Told) -> None:
     assert find_by(capability="refund", version=">=1.1", tags=["money"]) == 0
     lines = told().splitlines()
-    assert lines[0].split() == ["name", "version", "subset", "can", "health"]
-    assert lines[1].split() == ["shop", "1.4.0", "stable", "refund", "1.2.0", "●", "live"]
-    assert lines[2] == "1 Thing found"
+    assert lines[0].split() == ["name", "version", "can", "health"]
+    assert lines[1].split() == ["shop", "1.4.0", "refund", "1.2.0", "●", "live"]
+    assert len(lines) == 2
 
     assert find_by(capability="refund", version=">=2") == 0
     assert "Nobody fits" in told()
     with pytest.raises(InvalidMessage, match="version"):
         find_by(capability="refund", version="newest")
+    with pytest.raises(SettingsError, match="robot"):
+        find_by(kind="robot")
 
 
 @pytest.mark.usefixtures("shop")
-def test_find_says_how_a_text_was_compared(told: Told) -> None:
+def test_a_text_that_says_nothing_is_none(told: Told) -> None:
+    assert find_by(" ", as_json=True) == 0
+    assert [one["name"] for one in json.loads(told())["things"]] == ["shop"]
+
+
+@pytest.mark.usefixtures("shop")
+def test_find_says_how_a_text_was_compared(told: Told, capfd: pytest.CaptureFixture[str]) -> None:
     assert find_by("give me my money back", as_json=True) == 0
     answer = json.loads(told())
     assert answer["things"][0]["name"] == "shop"
@@ -143,12 +151,18 @@ def test_find_says_how_a_text_was_compared(told: Told) -> None:
     assert 0 < answer["things"][0]["score"] <= 1
 
     assert find_by("give me my money back") == 0
-    shown = told()
-    assert f"by {answer['matched']}" in shown
-    assert "score" in shown.splitlines()[0]
+    shown = capfd.readouterr()
+    assert f"by {answer['matched']}" in shown.err
+    assert "score" in shown.out.splitlines()[0]
 
 
 # -- apply --
+
+
+@pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf")])
+def test_a_ttl_that_is_none_is_refused_in_a_sentence(tmp_path: Path, ttl_s: float) -> None:
+    with pytest.raises(SettingsError, match="--ttl"):
+        apply_files(write(tmp_path, LAMP), ttl_s=ttl_s)
 
 
 def test_what_was_written_by_hand_is_applied_and_found(
