@@ -211,7 +211,7 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
             Text(one.title or one.name, "bold" if one.live else "dim"),
             _versions(one),
             *([one.subset] if lines else []),
-            ", ".join(capability.name for capability in one.capabilities),
+            named(one),
             str(len(one.instances)),
             str(sum(instance.in_flight for instance in one.instances)),
             *([untold_origin(one)] if origins else []),
@@ -219,6 +219,13 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
             style="" if one.live else "dim",
         )
     return Group(table, *more)
+
+
+def named(one: FoundThing, *, most: int = 5) -> str:
+    """The first of its capabilities, and how many more it has."""
+    left = len(one.capabilities) - most
+    shown = ", ".join(capability.name for capability in one.capabilities[:most])
+    return f"{shown}, and {left} more" if left > 0 else shown
 
 
 def untold_origin(one: FoundThing) -> str:
