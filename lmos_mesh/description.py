@@ -271,6 +271,13 @@ def _form(href: str, op: str, more: Mapping[str, Any]) -> dict[str, Any]:
     return {"href": href, "op": op, "contentType": "application/json", **more}
 
 
+def named_in_words(description: Mapping[str, Any]) -> str:
+    """What to call what a Description is about in a message, whether valid or not."""
+    stated = _several(description.get("@type"))
+    kind = next((kind for kind, term in TYPES.items() if term in stated), "thing")
+    return label_of({"name": description.get("title") or description.get("id"), "kind": kind})
+
+
 def _label(description: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     return label_of({**raw, "name": description.get("title", raw.get("name"))})
 

@@ -195,11 +195,8 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("agent", overflow="fold")
     table.add_column("version")
-    # A column that says the same of all would take the room of one that does not.
-    lines = any(one.subset != DEFAULT_SUBSET for one in found)
-    if lines:
-        table.add_column("subset")
-    table.add_column("can", overflow="fold")
+    table.add_column("subset")
+    table.add_column("capabilities", overflow="fold")
     table.add_column("instances", justify="right", no_wrap=True)
     table.add_column("calls", justify="right", no_wrap=True)
     origins = any(map(untold_origin, found))
@@ -210,8 +207,8 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
         table.add_row(
             Text(one.title or one.name, "bold" if one.live else "dim"),
             _versions(one),
-            *([one.subset] if lines else []),
-            ", ".join(capability.name for capability in one.capabilities),
+            one.subset,
+            named(one),
             str(len(one.instances)),
             str(sum(instance.in_flight for instance in one.instances)),
             *([untold_origin(one)] if origins else []),
@@ -219,6 +216,13 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
             style="" if one.live else "dim",
         )
     return Group(table, *more)
+
+
+def named(one: FoundThing, *, most: int = 5) -> str:
+    """The first of its capabilities, and how many more it has."""
+    left = len(one.capabilities) - most
+    shown = ", ".join(capability.name for capability in one.capabilities[:most])
+    return f"{shown}, and {left} more" if left > 0 else shown
 
 
 def untold_origin(one: FoundThing) -> str:

@@ -129,7 +129,7 @@ class Mirror:
         self._all_changed = True
         self._read: dict[str, _Read] = {}
         self._refused: dict[str, str] = {}
-        self._said = ""
+        self._answers: bool | None = None
 
     async def run(self) -> None:
         """Mirror as long as the bus lives, whenever no other replica does."""
@@ -252,7 +252,9 @@ class Mirror:
                     last = event or last
                     self._note(data)
             except MeshError as exc:
-                logger.info("mesh %s: %s", self._peer.origin, exc)
+                # Of a mesh that is lost this has been said.
+                if self._answers is not False:
+                    logger.info("mesh %s: %s", self._peer.origin, exc)
             await asyncio.sleep(2.0)
             self._all_changed = True  # what changed meanwhile went unheard
 
@@ -333,14 +335,14 @@ class Mirror:
 
     def _say(self, fault: str) -> None:
         """Log it when the other mesh is lost, and when it is back."""
-        if bool(fault) == bool(self._said) and self._said != "":
+        if self._answers is (not fault):
             return
+        self._answers = not fault
         if fault:
             logger.warning("mesh %s does not answer: %s", self._peer.origin, fault)
-        elif self._said != " ":
+        else:
             count = len(self._things)
             logger.info("mirroring mesh %s: it has %d Things", self._peer.origin, count)
-        self._said = fault or " "
 
 
 @asynccontextmanager

@@ -10,10 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from lmos_mesh.description import MESH_CONTEXT, TYPES, description_faults, id_of, thing_of
+from lmos_mesh.description import (
+    MESH_CONTEXT,
+    TYPES,
+    description_faults,
+    id_of,
+    named_in_words,
+    thing_of,
+)
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import DEFAULT_SUBSET, NAME_BYTES, label_of, thing_from
+from lmos_mesh.things import DEFAULT_SUBSET, NAME_BYTES, thing_from
 
 ORIGIN = "mesh:origin"
 
@@ -74,7 +81,7 @@ def mirrored(
 
 def _check(description: Mapping[str, Any]) -> None:
     if faults := description_faults(description):
-        raise InvalidDescription.of(label_of({"name": description.get("id")}), faults)
+        raise InvalidDescription.of(named_in_words(description), faults)
 
 
 def _name(ours: dict[str, Any], description: Mapping[str, Any], origin: str, tenant: str) -> None:

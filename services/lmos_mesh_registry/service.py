@@ -16,6 +16,7 @@ from lmos_mesh.description import (
     describe,
     description_faults,
     id_of,
+    named_in_words,
     thing_of,
     with_security,
 )
@@ -488,7 +489,7 @@ def _described(
         raise InvalidMessage("/description/registration: must be an object")
     description, notes = with_security(description)
     if faults := description_faults(description):
-        raise InvalidDescription.of(label_of({"name": description.get("title")}), faults)
+        raise InvalidDescription.of(named_in_words(description), faults)
     if "id" not in description:
         # It is known by the URN of its names.
         description["id"] = id_of(thing_of(description, tenant=tenant))

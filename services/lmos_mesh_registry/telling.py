@@ -192,7 +192,9 @@ class Told:
         told = self._certain(tenant, lease.instance, now)
         if told is not None and told.joined:
             return None
-        at = lease.started if 0 < lease.started <= now else now
+        # One that was thought dead is back now, however long ago it started.
+        first = told is None and 0 < lease.started <= now
+        at = lease.started if first else now
         return _of_instance(INSTANCE_JOINED, tenant, lease, "", told, at)
 
     def ended(self, tenant: str, lease: Lease, reason: str, *, now: float) -> Telling | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmos_mesh.description import describe, description_faults
-from lmos_mesh.errors import AgentNotFound, Conflict, SettingsError
+from lmos_mesh.errors import AgentNotFound, Conflict, NobodyAnswers, SettingsError
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     DEREGISTER,
@@ -140,6 +140,10 @@ async def test_two_meshes_find_each_others_agents(start_nats: StartServer, tmp_p
             by_id = await in_west.bus.call(GET_THING, GetThing(id=weather.id))
             assert by_id.name == "weather@east"
 
+            # It is known here, and reached there: whoever invokes it is told so.
+            with pytest.raises(NobodyAnswers, match=r"'east' and is not reached over this bus"):
+                await in_west.invoke(weather, "act")
+
             # Changes and removals are followed in a moment; nobody waits for the next look.
             await in_east.bus.call(REGISTER, Register(thing=record("weather", version="2.0.0")))
             took_s = await until(is_version, in_west, "weather@east", "2.0.0", within_s=SOON_S)
@@ -155,8 +159,14 @@ async def test_two_meshes_find_each_others_agents(start_nats: StartServer, tmp_p
             # It stays as long as it is there, and goes with its mesh.
             await asyncio.sleep(STALE_S + 1)
             assert await are(in_west, "billing", "billing@east", LAMP["id"])
+            logs = [one for one in west.deployment.processes if one.name.startswith("registry")]
+            lost = sum(len(one.entries("mesh east does not answer")) for one in logs)
             east.close_directory()
             await until(are, in_west, "billing", within_s=STALE_S * 3)
+            # That it is gone is said, once by each replica that mirrors.
+            await asyncio.sleep(STALE_S)
+            assert lost < sum(len(one.entries("mesh east does not answer")) for one in logs)
+            assert all(len(one.entries("broke off")) <= 3 for one in logs), logs[0].log()
             east.open_directory()
             await until(are, in_west, "billing", "billing@east", LAMP["id"], within_s=SOON_S)
 

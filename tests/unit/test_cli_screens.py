@@ -188,6 +188,12 @@ def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
     assert "…" not in "".join(lines)
 
 
+def test_of_many_capabilities_the_first_are_shown() -> None:
+    many = tuple(Capability(id=f"c{number}", name=f"c{number}") for number in range(9))
+    shown = text_of(table_of([FoundThing(name="busy", capabilities=many)]))
+    assert "c0, c1, c2, c3, c4, and 4 more" in shown
+
+
 def test_without_agents_it_says_how_to_get_one() -> None:
     assert "lmos run" in text_of(table_of([]))
 

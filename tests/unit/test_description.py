@@ -17,6 +17,7 @@ from lmos_mesh.description import (
     describe,
     description_faults,
     id_of,
+    named_in_words,
     reachable,
     thing_of,
     with_id,
@@ -928,3 +929,19 @@ def test_every_term_of_ours_is_in_the_published_vocabularies() -> None:
         assert vocabulary["@context"][prefix] == uri
         assert set(re.findall(rf'"({prefix}:[A-Za-z]+)"', source)) == published
         assert set(re.findall(rf"`({prefix}:[A-Za-z]+)`", page)) == published
+
+
+@pytest.mark.parametrize(
+    ("description", "called"),
+    [
+        ({"@type": "lmos:Agent", "title": "billing"}, 'agent "billing"'),
+        ({"@type": ["x:Y", "lmos:Tool"], "title": "sum"}, 'tool "sum"'),
+        ({"title": "Lamp", "id": "urn:x:lamp"}, 'thing "Lamp"'),
+        ({"id": "urn:x:lamp"}, 'thing "urn:x:lamp"'),
+        ({"@type": 7, "title": []}, "thing without a name"),
+    ],
+)
+def test_a_refused_description_is_called_what_it_is(
+    description: dict[str, Any], called: str
+) -> None:
+    assert named_in_words(description) == called

@@ -266,6 +266,7 @@ def test_an_instance_joins_leaves_and_is_not_told_twice() -> None:
         INSTANCE_JOINED,
         INSTANCE_DIED,
     ]
+    assert (joined.event.time, back.event.time) == (rfc3339(NOW - 5), rfc3339(NOW))
     assert joined.event.data["things"] == [{"name": "billing", "subset": "stable", "version": ""}]
     assert died.event.data["reason"] == "lease expired"
     assert len({one.message_id for one in (joined, left, back, died)}) == 4
