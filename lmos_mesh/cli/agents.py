@@ -36,6 +36,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 _USUAL_URL = "http://127.0.0.1:8420"
 _REFRESH_S = 1.0
 _GATHER_S = 0.05
+_WHOLE_NAME = 28
 
 
 def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> int:
@@ -193,13 +194,16 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
     if not found:
         return Group(Text("No agent is live. Try: lmos run examples/billing.py", "dim"), *more)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("agent", overflow="fold")
+    # What can be folded gives way before the names do.
+    origins = any(map(untold_origin, found))
+    longest = max(len(one.title or one.name) for one in found)
+    whole = None if origins else min(longest, _WHOLE_NAME)
+    table.add_column("agent", overflow="fold", min_width=whole)
     table.add_column("version")
     table.add_column("subset")
-    table.add_column("capabilities", overflow="fold")
+    table.add_column("capability", overflow="fold")
     table.add_column("instances", justify="right", no_wrap=True)
     table.add_column("calls", justify="right", no_wrap=True)
-    origins = any(map(untold_origin, found))
     if origins:
         table.add_column("origin", overflow="fold")
     table.add_column("health", no_wrap=True)

@@ -161,7 +161,18 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
 
     lines = text_of(table_of([down, up], hidden=3)).splitlines()
 
-    assert lines[1].split() == ["zeta", "1.0.0,", "1.1.0", "view", "bill", "2", "3", "●", "live"]
+    assert lines[1].split() == [
+        "zeta",
+        "1.0.0,",
+        "1.1.0",
+        "stable",
+        "view",
+        "bill",
+        "2",
+        "3",
+        "●",
+        "live",
+    ]
     assert lines[2].split()[0] == "alpha"
     assert "○ down" in lines[2]
     assert "3 more agents" in lines[3]
@@ -177,11 +188,11 @@ def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
     canary = FoundThing(name="canary", version="1.0.0", subset="canary", live=True)
 
     assert text_of(table_of([mirrored]), width=80).splitlines()[1].split() == [
-        name, "1.0.0", "view", "bill", "0", "0", "○", "listed"
+        name, "1.0.0", "stable", "view", "bill", "0", "0", "○", "listed"
     ]  # fmt: skip
     lines = text_of(table_of([mirrored, lamp, canary]), width=80).splitlines()
     assert lines[0].split() == [
-        "agent", "version", "subset", "can", "instances", "calls", "origin", "health"
+        "agent", "version", "subset", "capability", "instances", "calls", "origin", "health"
     ]  # fmt: skip
     # Folded, if it must be: nothing is cut off.
     assert "".join(line.split()[0] for line in lines[2:4]).startswith(name[:20])
