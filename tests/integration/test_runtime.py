@@ -133,7 +133,7 @@ def town(services: Deployment) -> Generator[str]:
     """A tenant with agents for every kind of answer."""
     tenant = "runtime-tests"
     process = services.agent(AGENTS, name="agents", LMOS_TENANT=tenant)
-    process.expected = "of agent faulty failed"
+    process.expected = "agent faulty failed"
     yield tenant
     process.terminate()
     process.wait()
