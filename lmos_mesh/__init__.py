@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmos_mesh.agent import Agent, Context
+    from lmos_mesh.agent import Agent, AgentEvent, AgentProperty, Context
     from lmos_mesh.bus import Bus, Route, route
     from lmos_mesh.endpoint import Endpoint, Message
     from lmos_mesh.errors import MeshError
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from lmos_mesh.settings import Settings, load_settings
     from lmos_mesh.things import Capability, Thing
     from lmos_mesh.transport import Transport
+    from lmos_mesh.watching import Change, Watch
 
 _WHERE = {
     "Agent": "agent",
+    "AgentEvent": "agent",
     "AgentHost": "hosting",
+    "AgentProperty": "agent",
     "Answer": "messages",
     "Bus": "bus",
     "Capability": "things",
+    "Change": "watching",
     "Context": "agent",
     "Converse": "messages",
     "Decision": "messages",
@@ -47,6 +51,7 @@ _WHERE = {
     "Settings": "settings",
     "Thing": "things",
     "Transport": "transport",
+    "Watch": "watching",
     "load_settings": "settings",
     "route": "bus",
     "run_agents": "hosting",
@@ -55,10 +60,13 @@ _WHERE = {
 
 __all__ = [
     "Agent",
+    "AgentEvent",
     "AgentHost",
+    "AgentProperty",
     "Answer",
     "Bus",
     "Capability",
+    "Change",
     "Context",
     "Converse",
     "Decision",
@@ -77,6 +85,7 @@ __all__ = [
     "Settings",
     "Thing",
     "Transport",
+    "Watch",
     "load_settings",
     "route",
     "run_agents",

@@ -42,8 +42,16 @@ RESTART_S = 3.0
 ASK_AGAIN_S = 0.05
 
 
-class _Cancel(Message):
+class CancelTask(Message):
+    """Call off what an instance is at."""
+
     task: str
+
+
+class InstanceStatus(Message):
+    """How an instance is; with a `task`, also whether it is at that."""
+
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,8 +370,9 @@ class Bus:
         await _unsubscribe(self._subscriptions(self._pools[1:]))
         for pool in self._pools:
             await pool.idle.wait()
-        with suppress(Unavailable):
-            await self.transport.flush(timeout_s=2.0)
+        if self.transport.connected:  # a lost bus is not waited for on the way out
+            with suppress(Unavailable):
+                await self.transport.flush(timeout_s=2.0)
 
     @property
     def in_flight(self) -> int:
@@ -381,9 +390,13 @@ class Bus:
     async def _instance_operation(self, call: Call) -> Any:
         operation = call.subject.rsplit(".", 1)[1]
         if operation == "status":
-            return {"instance": self.instance, "in_flight": self.in_flight}
+            known: dict[str, Any] = {"instance": self.instance, "in_flight": self.in_flight}
+            if task := codec.decode(InstanceStatus, call.payload).task:
+                found = self._duties.running.get(task)
+                known["running"] = found is not None and found.tenant == call.tenant
+            return known
         if operation == "cancel":
-            task = codec.decode(_Cancel, call.payload).task
+            task = codec.decode(CancelTask, call.payload).task
             found = self._duties.running.get(task)
             if found is None or found.tenant != call.tenant:
                 raise NotFound(f"task {task!r} is not running here")

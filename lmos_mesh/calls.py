@@ -8,7 +8,14 @@ from typing import Any
 
 from lmos_mesh import codec, subjects, telemetry
 from lmos_mesh.endpoint import Message
-from lmos_mesh.errors import TYPE_PREFIX, Cancelled, InvalidMessage, MeshError, TooLarge
+from lmos_mesh.errors import (
+    TYPE_PREFIX,
+    AgentFailed,
+    Cancelled,
+    InvalidMessage,
+    MeshError,
+    TooLarge,
+)
 from lmos_mesh.transport import Headers, Inbox, Packet, Transport
 
 ACCEPT = "Lmos-Accept"
@@ -83,7 +90,8 @@ class Call:
         self.subject = packet.subject
         self.payload = packet.payload
         self.headers = headers
-        self.as_json = codec.is_json(packet.payload)
+        # Without a payload it is a person who asks: a program sends a map, even an empty one.
+        self.as_json = not packet.payload or codec.is_json(packet.payload)
         self.streaming = bool(packet.reply) and headers.get(ACCEPT) == STREAM
         self.task = headers.get(MESSAGE_ID) or task
         self.done = False
@@ -123,29 +131,53 @@ class Call:
             self._keep_alive = loop.call_later(KEEP_ALIVE_S, self._keep_caller)
 
     async def send(self, kind: str, body: Any) -> None:
-        """Send a frame: `status`, `delta`, `query` or `restart`. Nothing if none are taken."""
+        """Send a frame: `status`, `delta`, `query` or `restart`. Nothing if none are taken.
+
+        Raises:
+            AgentFailed: It is larger than the bus takes.
+        """
         if not self.streaming or self.done:
             return
-        if self._seq % _CHECK_CALLER_EVERY == 0:
-            self._frame(kind, body, reply=self._caller_check())
-            await self._transport.writable()
-        else:
-            self._frame(kind, body)
+        try:
+            if self._seq % _CHECK_CALLER_EVERY == 0:
+                self._frame(kind, body, reply=self._caller_check())
+                await self._transport.writable()
+            else:
+                self._frame(kind, body)
+        except TooLarge as error:
+            raise self._oversized(error, "a piece of the answer") from error
 
     def finish(self, reply: Message | Any) -> None:
-        """Give the answer; the last frame of a stream."""
+        """Give the answer; the last frame of a stream.
+
+        Raises:
+            AgentFailed: It is larger than the bus takes.
+        """
         if self.done:
             return
-        if self.streaming:
-            body = reply.model_dump(by_alias=True) if isinstance(reply, Message) else reply
-            self._frame("end", body)
-        elif self.reply:
-            if isinstance(reply, Message):
-                payload = codec.encode(reply, as_json=self.as_json)
-            else:
-                payload = codec.encode_value(reply, as_json=self.as_json)
-            self._transport.publish(self.reply, payload)
+        try:
+            if self.streaming:
+                body = reply.model_dump(by_alias=True) if isinstance(reply, Message) else reply
+                self._frame("end", body)
+            elif self.reply:
+                if isinstance(reply, Message):
+                    payload = codec.encode(reply, as_json=self.as_json)
+                else:
+                    payload = codec.encode_value(reply, as_json=self.as_json)
+                self._transport.publish(self.reply, payload)
+        except TooLarge as error:
+            raise self._oversized(error, "the answer") from error
         self._close()
+
+    def _oversized(self, error: TooLarge, what: str) -> AgentFailed:
+        """What we send is not the caller's fault."""
+        size, limit = error.details.get("size"), error.details.get("limit")
+        return AgentFailed(
+            f"{what} of {subjects.answerer_of(self.subject)} takes {size} bytes, "
+            f"and {limit} is the bus's limit",
+            hint="ask for less, or have it answer in pieces",
+            limit=limit,
+        )
 
     def fail(self, error: MeshError) -> None:
         """Give an error instead of an answer."""

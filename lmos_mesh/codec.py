@@ -6,6 +6,7 @@ map or array never does.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -15,6 +16,7 @@ from pydantic_core import to_json
 
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidMessage
+from lmos_mesh.wrong_fields import told, wrong_fields
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -52,7 +54,10 @@ def decode(kind: type[MessageT], payload: bytes) -> MessageT:
         # As `model_validate`, without looking at its many options.
         return kind.__pydantic_validator__.validate_python(_unpack(payload))
     except ValidationError as exc:
-        raise _invalid(kind, exc) from None
+        value = None
+        with suppress(InvalidMessage):
+            value = decode_value(payload)
+        raise _invalid(exc, value) from None
 
 
 def decode_value(payload: bytes) -> Any:
@@ -69,8 +74,8 @@ def decode_value(payload: bytes) -> Any:
     return _unpack(payload) if payload else None
 
 
-def validate(kind: type[MessageT], value: Any) -> MessageT:
-    """The message that an already decoded value is.
+def validate(kind: type[MessageT], value: Any, *, at: str = "") -> MessageT:
+    """The message that an already decoded value is, at a JSON Pointer of what was sent.
 
     Raises:
         InvalidMessage: It is no message of this kind; every wrong field is named.
@@ -78,7 +83,7 @@ def validate(kind: type[MessageT], value: Any) -> MessageT:
     try:
         return kind.model_validate(value)
     except ValidationError as exc:
-        raise _invalid(kind, exc) from None
+        raise _invalid(exc, value, at) from None
 
 
 def _unpack(payload: bytes) -> Any:
@@ -92,21 +97,9 @@ def _unpack(payload: bytes) -> Any:
         ) from None
 
 
-def _invalid(kind: type[Message], exc: ValidationError) -> InvalidMessage:
-    faults = [
-        {
-            "field": "".join(f"/{_pointed(step)}" for step in error["loc"]),
-            "description": error["msg"],
-        }
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    said = "; ".join(f"{fault['field'] or '/'}: {fault['description']}" for fault in faults)
-    return InvalidMessage(f"not a {kind.__name__}: {said}", faults=faults)
-
-
-def _pointed(step: int | str) -> str:
-    """One step of a JSON Pointer."""
-    return str(step).replace("~", "~0").replace("/", "~1")
+def _invalid(exc: ValidationError, value: Any, at: str = "") -> InvalidMessage:
+    faults = wrong_fields(exc, value, at=at)
+    return InvalidMessage(f"the message cannot be used: {told(faults)}", faults=faults)
 
 
 @cache

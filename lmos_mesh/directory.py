@@ -1,9 +1,13 @@
 """A process's own live view of the mesh, kept by the change feeds, without a consumer."""
 
 import asyncio
+import gc
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
@@ -13,6 +17,8 @@ from lmos_mesh.membership import (
     LEASES,
     REGISTRY,
     REGISTRY_FEED,
+    Entered,
+    Lease,
     Membership,
     ThingKey,
 )
@@ -21,6 +27,55 @@ from lmos_mesh.transport import Change, KeyValue, Packet, change_of
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+_AT_A_TIME = 100
+
+GOODBYE = "goodbye"
+DISCONNECTED = "disconnected"
+EXPIRED = "lease expired"
+FOUND_DEAD = "found dead by asking"
+MISSING = "gone when the bus was back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryNews:
+    """What has become of an entry of the registry.
+
+    Attributes:
+        before: As it was; None if it is new.
+        after: As it is; None if it is gone.
+        expired: Its time was over: nobody removed it.
+    """
+
+    key: ThingKey
+    before: Entered | None
+    after: Entered | None
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseNews:
+    """A process has joined, or has ended.
+
+    Attributes:
+        lease: What it says of itself, or last said.
+        ended: Why it is there no longer; empty if it has joined.
+    """
+
+    tenant: str
+    lease: Lease
+    ended: str = ""
+
+
+@contextmanager
+def _nothing_collected() -> Generator[None]:
+    """What is read stays: to look for garbage in it again and again takes as long as reading."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Feed:
@@ -29,7 +84,7 @@ class _Feed:
     def __init__(
         self,
         store: KeyValue,
-        apply: Callable[[str, bytes | None, int, float], None],
+        apply: Callable[[Change, float], None],
         keep: Callable[[Mapping[str, int]], None],
     ) -> None:
         self.store = store
@@ -46,7 +101,7 @@ class _Feed:
             return True
         whole = self.last == 0 or change.revision <= self.last + 1
         self.last = max(self.last, change.revision)
-        self.apply(change.key, change.value, change.revision, 0.0)
+        self.apply(change, 0.0)
         return whole
 
     async def resync(self) -> None:
@@ -55,12 +110,17 @@ class _Feed:
             self.waiting = []
         entries = await self.store.entries()
         self.keep({entry.key: entry.revision for entry in entries})
-        for entry in entries:
-            self.apply(entry.key, entry.value, entry.revision, entry.created)
+        with _nothing_collected():
+            for number, entry in enumerate(entries):
+                told = Change(key=entry.key, value=entry.value, revision=entry.revision)
+                self.apply(told, entry.created)
+                if number % _AT_A_TIME == 0:
+                    # Thousands take seconds, and the server hangs up on who is silent for long.
+                    await asyncio.sleep(0)
         waiting, self.waiting, self.last = self.waiting, None, 0
         for change in waiting:
             self.last = max(self.last, change.revision)
-            self.apply(change.key, change.value, change.revision, 0.0)
+            self.apply(change, 0.0)
 
 
 class Directory:
@@ -71,10 +131,23 @@ class Directory:
         self._bus = bus
         self._listeners: list[Callable[[list[ThingKey]], None]] = []
         self._mourners: list[Callable[[str, str], None]] = []
+        self._on_entry: Callable[[EntryNews], None] | None = None
+        self._on_lease: Callable[[LeaseNews], None] | None = None
+        self._waiting: dict[ThingKey, list[tuple[int, asyncio.Future[None]]]] = {}
         self._stale = asyncio.Event()
+        self._whole = False
+        self._began = False
+        self._true_at = 0.0
         transport = bus.transport
         self._registry = _Feed(transport.key_value(REGISTRY), self._apply_entry, self._keep_entries)
         self._leases = _Feed(transport.key_value(LEASES), self._apply_lease, self._keep_leases)
+
+    @property
+    def as_of(self) -> float:
+        """Until when this view is known to be true: now, or when it was last known to be whole."""
+        if self._whole and self._bus.transport.connected and not self._stale.is_set():
+            self._true_at = time.time()
+        return self._true_at
 
     def on_change(self, listener: Callable[[list[ThingKey]], None]) -> None:
         """Have `listener` called with the Things that changed, joined, left or died."""
@@ -83,6 +156,13 @@ class Directory:
     def on_death(self, mourner: Callable[[str, str], None]) -> None:
         """Have `mourner(tenant, instance)` called when a process dies before its lease ends."""
         self._mourners.append(mourner)
+
+    def on_news(
+        self, entry: Callable[[EntryNews], None], lease: Callable[[LeaseNews], None]
+    ) -> None:
+        """Have it told what exactly has changed; what was there at the beginning is no news."""
+        self._on_entry = entry
+        self._on_lease = lease
 
     async def follow(self) -> None:
         """Read what is there and follow the changes from then on."""
@@ -95,9 +175,41 @@ class Directory:
         await self._bus.watch_losses()
         self._bus.on_loss(self._on_loss)
         transport.on_reconnect(self._stale.set)
+        await self._resync()
+        self._began = True
+        self._bus.spawn(self._keep_whole(), name="directory")
+
+    async def until_known(self, key: ThingKey, revision: int, *, within_s: float) -> bool:
+        """Wait until a change of an entry, or a later one, is part of this view.
+
+        Returns:
+            Whether it is; False if it took too long.
+        """
+        if self._known(key) >= revision or self.membership.revision >= revision:
+            return True
+        known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append((revision, known))
+        try:
+            async with asyncio.timeout(within_s):
+                await known
+        except TimeoutError:
+            return False
+        finally:
+            waiting.remove((revision, known))
+            if not waiting:
+                self._waiting.pop(key, None)
+        return True
+
+    def _known(self, key: ThingKey) -> int:
+        entered = self.membership.get(key)
+        return entered.revision if entered else 0
+
+    async def _resync(self) -> None:
+        self._whole = False
         await self._registry.resync()
         await self._leases.resync()
-        self._bus.spawn(self._keep_whole(), name="directory")
+        self._whole = True
 
     async def _keep_whole(self) -> None:
         """Read everything again after a gap or a lost bus."""
@@ -105,51 +217,99 @@ class Directory:
             await self._stale.wait()
             self._stale.clear()
             try:
-                await self._registry.resync()
-                await self._leases.resync()
+                await self._resync()
             except MeshError as exc:
                 logger.warning("cannot read the registry, trying again: %s", exc)
                 self._stale.set()
                 await asyncio.sleep(_RETRY_S)
 
     def _on_feed(self, feed: _Feed, packet: Packet) -> None:
+        if self._whole:
+            self._true_at = time.time()
         if not feed.on_packet(packet):
             logger.info("a change was lost; reading the registry again")
             self._stale.set()
 
-    def _apply_entry(self, key: str, value: bytes | None, revision: int, created: float) -> None:
-        self._tell(self.membership.apply_entry(key, value, revision, created=created))
+    def _apply_entry(self, change: Change, created: float) -> None:
+        ids = subjects.ids_of(change.key)
+        key = ThingKey(*ids) if len(ids) == 3 else None
+        before = self.membership.get(key) if key is not None else None
+        changed = self.membership.apply_entry(
+            change.key, change.value, change.revision, created=created
+        )
+        if key is not None:
+            for revision, known in self._waiting.get(key, ()):
+                if change.revision >= revision and not known.done():
+                    known.set_result(None)
+            if changed and self._on_entry is not None and self._began:
+                after = self.membership.get(key)
+                self._on_entry(
+                    EntryNews(key=key, before=before, after=after, expired=change.expired)
+                )
+        self._tell(changed)
 
-    def _apply_lease(self, key: str, value: bytes | None, revision: int, created: float) -> None:
-        ids = subjects.ids_of(key)
-        known = self.membership.lease(*ids) if value is None and len(ids) == 2 else None
-        self._tell(self.membership.apply_lease(key, value, revision))
-        if known is not None and self.membership.lease(*ids) is None:
+    def _apply_lease(self, change: Change, created: float) -> None:
+        ids = subjects.ids_of(change.key)
+        before = self.membership.lease(*ids) if len(ids) == 2 else None
+        self._tell(self.membership.apply_lease(change.key, change.value, change.revision))
+        after = self.membership.lease(*ids) if len(ids) == 2 else None
+        if before is None and after is not None:
+            self._tell_lease(LeaseNews(tenant=ids[0], lease=after))
+        elif before is not None and after is None:
+            self._tell_lease(
+                LeaseNews(tenant=ids[0], lease=before, ended=self._end_of(before, change))
+            )
             # Frozen, or gone without a word: streams that wait for it must not.
-            self._bus.lose(known.instance, "has lost its lease")
+            self._bus.lose(before.instance, "has lost its lease")
+
+    def _end_of(self, lease: Lease, change: Change) -> str:
+        """Why a lease is no longer there."""
+        if change.expired:
+            return EXPIRED
+        if self.membership.closed(lease.connection):
+            return DISCONNECTED
+        # Whoever has no connection of its own did not write its lease itself.
+        return GOODBYE if lease.connection else FOUND_DEAD
 
     def _keep_entries(self, revisions: Mapping[str, int]) -> None:
-        self._tell(self.membership.keep_entries(revisions))
+        before = {one.key: one for one in self.membership} if self._on_entry is not None else {}
+        stale = self.membership.keep_entries(revisions)
+        if self._on_entry is not None:
+            for key in stale:
+                if (known := before.get(key)) is not None:
+                    self._on_entry(EntryNews(key=key, before=known, after=None))
+        self._tell(stale)
 
     def _keep_leases(self, revisions: Mapping[str, int]) -> None:
+        before = self.membership.leases() if self._on_lease is not None else []
         self._tell(self.membership.keep_leases(revisions))
+        for tenant, lease, _ in before:
+            if self.membership.lease(tenant, lease.instance) is None:
+                self._tell_lease(LeaseNews(tenant=tenant, lease=lease, ended=MISSING))
 
     def _on_disconnect(self, packet: Packet) -> None:
         connection = connection_of(packet)
         if connection:
             for tenant, instance in self.membership.disconnect(connection):
-                self._end(tenant, instance)
+                self._end(tenant, instance, DISCONNECTED)
 
     def _on_loss(self, instance: str) -> None:
         """Somebody found it dead by asking."""
         for tenant, lease, _ in self.membership.leases():
             if lease.instance == instance:
-                self._end(tenant, instance)
+                self._end(tenant, instance, FOUND_DEAD)
 
-    def _end(self, tenant: str, instance: str) -> None:
+    def _end(self, tenant: str, instance: str, reason: str) -> None:
+        lease = self.membership.lease(tenant, instance)
         self._tell(self.membership.end_lease(tenant, instance))
+        if lease is not None:
+            self._tell_lease(LeaseNews(tenant=tenant, lease=lease, ended=reason))
         for mourner in self._mourners:
             mourner(tenant, instance)
+
+    def _tell_lease(self, news: LeaseNews) -> None:
+        if self._on_lease is not None and self._began:
+            self._on_lease(news)
 
     def _tell(self, changed: Iterable[ThingKey]) -> None:
         names = list(changed)

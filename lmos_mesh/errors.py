@@ -63,11 +63,21 @@ class MeshError(Exception):
 
 
 class InvalidMessage(MeshError):
-    """The other side sent something that does not match the endpoint's type."""
+    """The other side sent something that does not match the endpoint's type.
+
+    `details["faults"]` lists every fault; without any the message is the one.
+    """
 
     code = "invalid-message"
     title = "Invalid message"
     status = 400
+
+    def __init__(self, message: str, *, hint: str = "", **details: Any) -> None:
+        if "faults" not in details:
+            at = str(details.get("field", ""))
+            said = {"field": at, "description": message.removeprefix(f"{at}: ")}
+            details["faults"] = [said]
+        super().__init__(message, hint=hint, **details)
 
 
 class InvalidDescription(MeshError):
@@ -86,7 +96,12 @@ class InvalidDescription(MeshError):
             faults: `{"field": JSON Pointer, "description": sentence}` each.
         """
         listed = [dict(fault) for fault in faults]
-        said = "; ".join(f"{fault['field'] or '/'}: {fault['description']}" for fault in listed)
+        said = "; ".join(
+            f"{fault['field']}: {fault['description']}"
+            if fault["field"]
+            else f"it {fault['description']}"
+            for fault in listed
+        )
         return cls(f"{subject} is refused: {said}", faults=listed)
 
 

@@ -6,14 +6,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from pydantic import Field
 
 from lmos_mesh import calls, codec, micro, subjects, synadia
-from lmos_mesh.agent import Action, Agent, Context
+from lmos_mesh.agent import Action, Agent, AgentProperty, Context, Presence
 from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import (
@@ -23,8 +23,9 @@ from lmos_mesh.errors import (
     MeshError,
     NotFound,
     SettingsError,
+    TooLarge,
 )
-from lmos_mesh.invocation import Circumstances, split
+from lmos_mesh.invocation import Circumstances, split, value_of, written_as_json
 from lmos_mesh.lease import LeaseKeeper
 from lmos_mesh.membership import Served
 from lmos_mesh.messages import (
@@ -35,15 +36,19 @@ from lmos_mesh.messages import (
     FindThings,
     Register,
 )
+from lmos_mesh.projections import adr32_metadata
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import faults_of, label_of
+from lmos_mesh.things import Thing, faults_of, label_of
 from lmos_mesh.transport import Subscription
 
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.25
 _RETRY_MOST_S = 5.0
+_PROPERTY = "property-"
+_ANEW_S = 1.0
+_ANEW_MOST_S = 30.0
 
 
 class AgentSettings(Settings):
@@ -79,31 +84,42 @@ class AgentHost:
         self._lease: LeaseKeeper | None = None
         self._bus: Bus | None = None
         self._reconnected = asyncio.Event()
-        self._keeping: asyncio.Task[Any] | None = None
+        self._own: list[asyncio.Task[Any] | None] = []
 
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Join the mesh and serve until cancelled."""
         self._bus = bus
         self._check(bus.tenant)
         self._lease = LeaseKeeper(bus, self._served)
-        for hosted in self._hosted:
-            await hosted.begin(bus)
-        await self._lease.begin()
-        for hosted in self._hosted:
-            await self._register(bus, hosted.agent)
-        bus.spawn(self._heartbeats(bus), name="heartbeats")
-        bus.transport.on_reconnect(self._reconnected.set)
-        self._keeping = bus.spawn(self._keep_registered(bus), name="registration")
-        ready()
-        await run_forever()
+        begun: list[_Hosted] = []
+        try:
+            for hosted in self._hosted:
+                begun.append(hosted)
+                await hosted.begin(bus)
+            await self._lease.begin()
+            for hosted in self._hosted:
+                await self._register(bus, hosted.agent)
+            bus.spawn(self._heartbeats(bus), name="heartbeats")
+            bus.transport.on_reconnect(self._reconnected.set)
+            self._own.append(bus.spawn(self._keep_registered(bus), name="registration"))
+            for hosted in self._hosted:
+                self._own += hosted.begin_background()
+            ready()
+            await run_forever()
+        finally:
+            for hosted in begun:
+                hosted.end()
 
     async def leave(self) -> None:
         """Say goodbye before draining: nothing new is routed here."""
         bus, lease = self._bus, self._lease
         if bus is None or lease is None:
             return
-        if self._keeping is not None:
-            self._keeping.cancel()
+        for task in self._own:
+            if task is not None:
+                task.cancel()
+        if not bus.transport.connected:
+            return  # nobody would hear it; the lease ends by itself
         await lease.leave()
         for hosted in self._hosted:
             request = Deregister(
@@ -117,7 +133,7 @@ class AgentHost:
             raise SettingsError("no agent to serve", hint="make one: agent = Agent('my-agent')")
         for hosted in self._hosted:
             raw = hosted.agent.thing(tenant)
-            if faults := faults_of(raw):
+            if faults := [*faults_of(raw), *hosted.agent.faults()]:
                 raise InvalidDescription.of(label_of(raw), faults)
         names = [(hosted.agent.name, hosted.agent.subset) for hosted in self._hosted]
         if twice := {name for name, subset in names if names.count((name, subset)) > 1}:
@@ -149,6 +165,9 @@ class AgentHost:
                     Register(thing=agent.thing(bus.tenant)),
                     timeout_s=self._settings.agent_register_timeout_s,
                 )
+                if wait_s > _RETRY_S:
+                    # As loud as what it takes back, or that stays the last word.
+                    logger.warning("%s is registered now", agent.name)
                 return
             except InvalidDescription:
                 raise
@@ -202,6 +221,7 @@ class _Hosted:
         agent = self.agent
         where = (bus.tenant, agent.name, agent.subset)
         self._bus = bus
+        self._presence = agent.presence = Presence(agent, bus)
         await bus.respond(
             subjects.agent(*where),
             self._respond,
@@ -218,6 +238,38 @@ class _Hosted:
         await bus.respond(synadia.subject("status", *where), self._status, queue=synadia.QUEUE)
         await micro.announce(bus.transport, self._micro_service(bus))
 
+    def begin_background(self) -> "list[asyncio.Task[Any] | None]":
+        """Start what the agent does by itself."""
+        return [
+            self._bus.spawn(self._in_background(function), name=function.__name__)
+            for function in self.agent.backgrounds
+        ]
+
+    async def _in_background(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        wait_s = _ANEW_S
+        while True:
+            try:
+                return await function()
+            except MeshError as exc:
+                logger.warning(
+                    "%s of agent %s failed, beginning anew: %s",
+                    function.__name__,
+                    self.agent.name,
+                    exc,
+                )
+            except Exception:
+                logger.exception(
+                    "%s of agent %s failed, beginning anew", function.__name__, self.agent.name
+                )
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _ANEW_MOST_S)
+
+    def end(self) -> None:
+        """It is on this mesh no longer."""
+        self._presence.mesh.close()
+        if self.agent.presence is self._presence:
+            self.agent.presence = None
+
     def _micro_service(self, bus: Bus) -> micro.MicroService:
         agent = self.agent
         where = (bus.tenant, agent.name, agent.subset)
@@ -227,7 +279,7 @@ class _Hosted:
             version=agent.version,
             description=agent.description or f"Agent {agent.name}",
             metadata={
-                **synadia.metadata(*where),
+                **adr32_metadata(Thing.model_validate(agent.thing(bus.tenant))),
                 "lmos_instance": bus.instance,
                 "host": socket.gethostname(),
             },
@@ -254,9 +306,19 @@ class _Hosted:
                     )
                     for action in agent.actions
                 ),
+                *(
+                    micro.MicroEndpoint(
+                        name=f"{_PROPERTY}{subjects.escape(one.name)}-{verb}",
+                        subject=subjects.agent_property(*where, one.name, verb),
+                        queue_group=subjects.AGENT_QUEUE,
+                    )
+                    for one in agent.properties
+                    for verb in (("read", "write") if one.writable else ("read",))
+                ),
             ),
             tally=lambda name: bus.tally(
-                f"agent.{subjects.escape(agent.name)}.{subjects.escape(agent.subset)}.invoke.{name}"
+                f"agent.{subjects.escape(agent.name)}.{subjects.escape(agent.subset)}."
+                + _operation(name)
             ),
         )
 
@@ -278,12 +340,27 @@ class _Hosted:
         return self._heartbeat(self._bus)
 
     async def _respond(self, call: Call) -> Any:
-        """An action invoked on the bus."""
+        """An action is invoked, or a property read or written."""
         tokens = call.subject.split(".")
-        operation = tokens[5] if len(tokens) > 5 else ""
-        if operation != "invoke" or len(tokens) != 7:
-            raise NotFound(f"agent {self.agent.name!r} answers to invoke.<capability> only")
-        id = subjects.unescape(tokens[6])
+        match tokens[5:]:
+            case ["invoke", action]:
+                return await self._invoke(subjects.unescape(action), call)
+            case ["property", name, "read" | "write" as verb]:
+                # A value may be a bare number, and whoever reads need not send anything.
+                call.as_json = written_as_json(call.payload)
+                found = self.agent.property_called(subjects.unescape(name))
+                return (
+                    await self._read(found, call)
+                    if verb == "read"
+                    else await self._write(found, call)
+                )
+            case _:
+                raise NotFound(
+                    f"agent {self.agent.name!r} answers to invoke.<capability>, "
+                    "property.<name>.read and property.<name>.write only"
+                )
+
+    async def _invoke(self, id: str, call: Call) -> Any:
         action = self.agent.action(id)
         if action is None:
             can = ", ".join(one.capability.id for one in self.agent.actions)
@@ -292,27 +369,44 @@ class _Hosted:
             )
         given, circumstances = split(codec.decode_value(call.payload))
         call.notes["conversation"] = circumstances.conversation
-        context = Context(call, circumstances)
-        return await self._perform(action, given, context)
+        return await self._perform(action, given, Context(call, circumstances, self._presence))
+
+    async def _read(self, one: AgentProperty, call: Call) -> Any:
+        async with self._at_work(f"reading {one.name!r}", call) as context:
+            return await one.read(context)
+
+    async def _write(self, one: AgentProperty, call: Call) -> None:
+        value = value_of(call.payload)
+        async with self._at_work(f"writing {one.name!r}", call) as context:
+            await one.write(value, context)
 
     async def _perform(self, action: Action, given: dict[str, Any], context: Context) -> Any:
         arguments = action.arguments(given)
+        async with self._at_work(repr(action.capability.id), context=context):
+            return await action.perform(arguments, context, self.agent)
+
+    @asynccontextmanager
+    async def _at_work(
+        self, what: str, call: Call | None = None, *, context: Context | None = None
+    ) -> AsyncGenerator[Context]:
+        """Run the agent's own code: counted, and what it raises told without its details."""
+        if context is None:
+            assert call is not None, "a context is of a call"
+            context = Context(call, Circumstances(), self._presence)
         self.in_flight += 1
         try:
-            return await action.perform(arguments, context, self.agent)
+            yield context
         except MeshError:
             raise
         except Exception as exc:
-            logger.exception(
-                "capability %s of agent %s failed", action.capability.id, self.agent.name
-            )
+            logger.exception("agent %s failed at %s", self.agent.name, what)
             raise AgentFailed(
-                f"agent {self.agent.name!r} failed at {action.capability.id!r}: "
-                f"{type(exc).__name__}",
+                f"agent {self.agent.name!r} failed at {what}: {type(exc).__name__}",
                 hint="its log has the traceback: `lmos logs`",
             ) from exc
         finally:
             self.in_flight -= 1
+            context.close()
 
     async def _prompt(self, call: Call) -> Any:
         """A prompt in the Synadia protocol; this answers by itself, in that protocol's chunks."""
@@ -329,13 +423,15 @@ class _Hosted:
                 raise NotFound(f"agent {self.agent.name!r} has no capability")
             publish(reply, synadia.acknowledged())
             circumstances = Circumstances(message=prompt.text)
-            context = _PromptContext(call, circumstances, publish, self._bus.tenant)
+            context = _PromptContext(call, circumstances, self._presence, publish)
             async with self._keeping_alive(reply):
                 output = await self._perform(action, _input_of(action, prompt), context)
             if not context.output() and output:
                 text = output if isinstance(output, str) else json.dumps(output)
                 publish(reply, synadia.response(text))
         except MeshError as error:
+            if isinstance(error, TooLarge):  # what we send is not the caller's fault
+                error = AgentFailed(f"agent {self.agent.name!r}: {error.message}")
             code, said = synadia.refusal(error)
             publish(reply, b"", headers={calls.ERROR_CODE: str(code), calls.ERROR: said})
         except asyncio.CancelledError:
@@ -362,6 +458,14 @@ class _Hosted:
             timer.cancel()
 
 
+def _operation(endpoint: str) -> str:
+    """The last tokens of the subject of an endpoint of that name."""
+    if not endpoint.startswith(_PROPERTY):
+        return f"invoke.{endpoint}"
+    name, _, verb = endpoint.removeprefix(_PROPERTY).rpartition("-")
+    return f"property.{name}.{verb}"
+
+
 def _input_of(action: Action, prompt: synadia.Prompt) -> dict[str, Any]:
     from lmos_mesh.invocation import input_for
 
@@ -375,12 +479,12 @@ class _PromptContext(Context):
         self,
         call: Call,
         circumstances: Circumstances,
+        presence: Presence,
         publish: Callable[[str, bytes], None],
-        tenant: str,
     ) -> None:
-        super().__init__(call, circumstances)
+        super().__init__(call, circumstances, presence)
         self._publish_chunk = publish
-        self._tenant = tenant
+        self._tenant = presence.mesh.bus.tenant
 
     @property
     def tenant(self) -> str:

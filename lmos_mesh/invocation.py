@@ -1,12 +1,14 @@
 """How an agent's action is asked for: its input, and beside it who asks, in which conversation.
 
 The payload is the input as the action's schema has it, so that anybody can write one by hand;
-the member `lmos:context` is optional. Pure.
+the member `lmos:context` is optional. A property is written with its value alone. Pure.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from lmos_mesh import codec
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidMessage
 from lmos_mesh.messages import Utterance
@@ -14,6 +16,8 @@ from lmos_mesh.things import Capability
 
 CONTEXT = "lmos:context"
 MESSAGE = "message"
+
+_ASCII = 0x80
 
 
 class Circumstances(Message):
@@ -84,11 +88,36 @@ def split(payload: Any) -> tuple[dict[str, Any], Circumstances]:
     if isinstance(payload, str):
         return {MESSAGE: payload}, Circumstances(message=payload)
     if not isinstance(payload, Mapping):
-        raise InvalidMessage("an action's input must be an object")
+        raise InvalidMessage("an action's input must be an object", field="")
     given = dict(cast("Mapping[str, Any]", payload))
     context = given.pop(CONTEXT, None)
     if context is None:
         return given, Circumstances()
-    from lmos_mesh.codec import validate
+    return given, codec.validate(Circumstances, context, at=f"/{CONTEXT}")
 
-    return given, validate(Circumstances, context)
+
+def written_as_json(payload: bytes) -> bool:
+    """Whether a value is written as JSON, be it a bare number; nothing at all counts as JSON.
+
+    JSON texts begin with ASCII. In msgpack only whole numbers from 0 to 127 do, so that these are
+    written as JSON.
+    """
+    return not payload or payload[0] < _ASCII
+
+
+def value_of(payload: bytes) -> Any:
+    """The value that a property is given.
+
+    Raises:
+        InvalidMessage: There is none, or it is neither JSON nor msgpack.
+    """
+    if not payload:
+        raise InvalidMessage("there is no value to write", hint="send it as JSON")
+    if not written_as_json(payload):
+        return codec.decode_value(payload)
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidMessage(
+            f"the value is not JSON: {exc}", hint='texts stand in quotes: "hello"'
+        ) from None

@@ -25,6 +25,7 @@ from lmos_mesh.transport import (
     Headers,
     Log,
     Packet,
+    Revision,
     Transport,
     WorkItem,
 )
@@ -174,13 +175,12 @@ class JetStream:
             raise JetStreamError(f"fetch from {stream!r}: {refused[0]}")
         return found
 
-    async def read(self, stream: str, pattern: str, *, limit: int) -> list[Packet]:
+    async def read(self, stream: str, pattern: str, *, limit: int, after: int = 0) -> list[Packet]:
         """The oldest messages whose subjects match: one request, no consumer.
 
         A work queue allows no consumer beside its workers' own, and this needs none.
         """
         found: list[Packet] = []
-        after = 0
         while len(found) < limit:
             body = {"seq": after + 1, "next_by_subj": pattern, "batch": limit - len(found)}
             batch, pending = await self._direct_batch(stream, json.dumps(body).encode())
@@ -292,16 +292,19 @@ class JetStreamKeyValue:
         headers: dict[str, str] = {}
         if ttl_s is not None:
             headers["Nats-TTL"] = f"{ttl_s}s"
+            if self._bucket.history > 1:
+                # The server uncovers the version before when one expires, and tells nobody.
+                headers["Nats-Rollup"] = "sub"
         return await self._write(key, value, headers, expected)
 
-    async def delete(self, key: str, *, expected: int | None = None) -> None:
+    async def delete(self, key: str, *, expected: int | None = None) -> int:
         """See `KeyValue.delete`."""
         if expected is None and await self.get(key) is None:
-            return
+            return 0
         headers = {CHANGE_OPERATION: "PURGE", "Nats-Rollup": "sub"}
         if self._bucket.expiring:
             headers["Nats-TTL"] = f"{_MARKER_TTL_S}s"
-        await self._write(key, b"", headers, expected)
+        return await self._write(key, b"", headers, expected)
 
     async def _write(
         self, key: str, value: bytes, headers: dict[str, str], expected: int | None
@@ -349,6 +352,16 @@ class JetStreamKeyValue:
         found = (_entry(packet.subject[len(self._prefix) :], packet) for packet in packets)
         return [entry for entry in found if entry is not None]
 
+    async def history(self, key: str) -> Sequence[Revision]:
+        """See `KeyValue.history`."""
+        subject = f"{self._prefix}{key}"
+        packets = await self._jetstream.retrying(
+            self._stream,
+            self._config,
+            lambda: self._jetstream.read(self._stream, subject, limit=self._bucket.history),
+        )
+        return [_revision(packet) for packet in packets]
+
     async def _run(self, operation: Callable[[], Awaitable[Packet]]) -> Packet:
         return await self._jetstream.retrying(self._stream, self._config, operation)
 
@@ -363,23 +376,38 @@ class JetStreamStream:
         self._config = _log_config(log)
         self._workers: set[str] = set()
 
-    async def append(self, subject: str, payload: bytes, *, message_id: str = "") -> int:
+    async def append(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str = "",
+        headers: Headers | None = None,
+    ) -> int:
         """See `Stream.append`."""
-        headers = {"Nats-Msg-Id": message_id} if message_id else None
+        sent = dict(headers or {})
+        if message_id:
+            sent["Nats-Msg-Id"] = message_id
         packet = await self._jetstream.retrying(
             self._log.name,
             self._config,
-            lambda: self._jetstream.request(subject, payload, headers),
+            lambda: self._jetstream.request(subject, payload, sent or None),
         )
         return int(_checked(packet)["seq"])
 
-    async def read(self, pattern: str, *, limit: int = 1000) -> Sequence[Packet]:
+    async def read(self, pattern: str, *, limit: int = 1000, after: int = 0) -> Sequence[Packet]:
         """See `Stream.read`."""
         return await self._jetstream.retrying(
             self._log.name,
             self._config,
-            lambda: self._jetstream.read(self._log.name, pattern, limit=limit),
+            lambda: self._jetstream.read(self._log.name, pattern, limit=limit, after=after),
         )
+
+    async def last(self) -> int:
+        """See `Stream.last`."""
+        await self._jetstream.ensure(self._log.name, self._config)
+        info = await self._jetstream.call(f"STREAM.INFO.{self._log.name}")
+        return int(info["state"]["last_seq"])
 
     async def erase(self, pattern: str) -> None:
         """See `Stream.erase`."""
@@ -478,6 +506,16 @@ def _entry(key: str, packet: Packet) -> Entry | None:
     )
 
 
+def _revision(packet: Packet) -> Revision:
+    headers = packet.headers
+    gone = CHANGE_MARKER in headers or CHANGE_OPERATION in headers
+    return Revision(
+        number=int(headers[_SEQUENCE]),
+        at=datetime.fromisoformat(_micros(headers["Nats-Time-Stamp"])).timestamp(),
+        value=None if gone else packet.payload,
+    )
+
+
 def _micros(timestamp: str) -> str:
     """An RFC 3339 time with nanoseconds, as `datetime` reads it."""
     whole, _, fraction = timestamp.rstrip("Z").partition(".")
@@ -507,7 +545,7 @@ def _bucket_config(bucket: Bucket) -> dict[str, Any]:
 
 
 def _log_config(log: Log) -> dict[str, Any]:
-    return {
+    config: dict[str, Any] = {
         "name": log.name,
         "subjects": list(log.subjects),
         "retention": "workqueue" if log.work else "limits",
@@ -517,3 +555,8 @@ def _log_config(log: Log) -> dict[str, Any]:
         "duplicate_window": int(min(120, log.max_age_s or 120) * _NS),
         "allow_direct": True,
     }
+    if log.max_items:
+        config["max_msgs"] = log.max_items
+    if log.feed:
+        config["republish"] = {"src": log.subjects[0], "dest": log.feed}
+    return config

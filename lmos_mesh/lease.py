@@ -5,8 +5,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
@@ -20,11 +21,24 @@ RENEW_S = 1.3
 
 
 class LeaseKeeper:
-    """Writes the lease, renews it, writes it anew when the server comes back, and removes it."""
+    """Writes the lease, renews it, writes it anew when the server comes back, and removes it.
 
-    def __init__(self, bus: Bus, things: Callable[[], tuple[Served, ...]]) -> None:
+    Args:
+        bus: Whose process is alive.
+        things: What it serves; an adapter serves none.
+        address: Where else it is reached, as `{"protocol": "http", "url": "http://…"}`.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        things: Callable[[], tuple[Served, ...]] = tuple,
+        *,
+        address: Mapping[str, Any] | None = None,
+    ) -> None:
         self._bus = bus
         self._things = things
+        self._address = dict(address or {})
         self._store = bus.transport.key_value(LEASES)
         self._key = subjects.key(bus.tenant, bus.instance)
         self._now = asyncio.Event()
@@ -76,5 +90,6 @@ class LeaseKeeper:
             host=self._host,
             pid=os.getpid(),
             started=self._started,
+            address=self._address,
         )
         await self._store.put(self._key, lease.model_dump_json().encode(), ttl_s=TTL_S)

@@ -5,18 +5,20 @@ Pure: it is handed changes as they come and says what they mean.
 
 import difflib
 import json
+import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 from pydantic import Field, ValidationError
 
 from lmos_mesh import subjects
-from lmos_mesh.description import thing_of
+from lmos_mesh.description import describe, id_of, thing_of
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
-from lmos_mesh.messages import Instance
+from lmos_mesh.indices import Index, folded
+from lmos_mesh.messages import Instance, Registration
 from lmos_mesh.things import Thing
 from lmos_mesh.transport import Bucket
 
@@ -81,9 +83,19 @@ class Entered:
 
     key: ThingKey
     thing: Thing
-    description: dict[str, Any]
     revision: int
-    created: float
+    registration: Registration | None = None
+    created: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The id of its Description."""
+        return id_of(self.thing)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Its Description, made from the record: kept, it would take most of the memory."""
+        return describe(self.thing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +104,26 @@ class _Held:
     revision: int
 
 
+class _Tenant:
+    """The entries of one tenant, and what they can be looked up by."""
+
+    __slots__ = ("entered", "index")
+
+    def __init__(self) -> None:
+        self.entered: dict[ThingKey, Entered] = {}
+        self.index = Index[ThingKey]()
+
+
 class Membership:
     """The live view. Every `apply_*` says which Things have changed by it."""
 
     def __init__(self) -> None:
         self.revision = 0
         self._entered: dict[ThingKey, Entered] = {}
+        self._tenants: dict[str, _Tenant] = {}
         self._leases: dict[tuple[str, str], _Held] = {}
+        self._connected: dict[str, set[tuple[str, str]]] = {}
+        self._addressed: dict[str, dict[str, tuple[str, str]]] = {}
         self._serving: dict[ThingKey, dict[str, Served]] = {}
         self._gone_entries: OrderedDict[str, int] = OrderedDict()
         self._gone_leases: OrderedDict[str, int] = OrderedDict()
@@ -114,6 +139,85 @@ class Membership:
         """The entry of that name."""
         return self._entered.get(key)
 
+    def by_id(self, tenant: str, id: str) -> Entered | None:
+        """The entry whose Description has that id."""
+        known = self._tenants.get(tenant)
+        if known is None:
+            return None
+        key = min(known.index.ids.get(id), default=None)
+        return known.entered.get(key) if key is not None else None
+
+    def in_tenant(self, tenant: str) -> list[Entered]:
+        """The entries of a tenant as they are now; another thread may ask for them too."""
+        known = self._tenants.get(tenant)
+        return list(known.entered.values()) if known is not None else []
+
+    def looked_up(
+        self,
+        tenant: str,
+        *,
+        name: str | None = None,
+        id: str | None = None,
+        kind: str | None = None,
+        capability: str | None = None,
+        tags: Collection[str] = (),
+        among: Collection[ThingKey] | None = None,
+    ) -> list[Entered]:
+        """The entries of a tenant that fit every given condition, without a look at the others.
+
+        Args:
+            tenant: Whose entries.
+            name: Their name.
+            id: The id of their Description.
+            kind: Their kind.
+            capability: Id or name of one of their capabilities.
+            tags: What their capabilities are tagged with, together.
+            among: None but these.
+        """
+        known = self._tenants.get(tenant)
+        if known is None:
+            return []
+        index = known.index
+        conditions = ((index.names, name), (index.ids, id), (index.capabilities, capability))
+        found = [listed.get(term) for listed, term in conditions if term is not None]
+        found += [index.tags.get(tag) for tag in tags]
+        if kind is not None:
+            found.append(index.kinds.get(kind))
+        if among is not None:
+            found.append(among)
+        if not found:
+            return list(known.entered.values())
+        # The shortest first: what fits all of them is in it.
+        first, *others = sorted(found, key=len)
+        keys = set(first).intersection(*others) if others else first
+        return [known.entered[key] for key in keys if key in known.entered]
+
+    def called(self, tenant: str, text: str) -> Collection[ThingKey]:
+        """The Things of a tenant whose name or title is a text, but for case and punctuation."""
+        known = self._tenants.get(tenant)
+        return known.index.called.get(folded(text)) if known is not None else ()
+
+    def words(self, tenant: str, text: str) -> dict[ThingKey, float]:
+        """How much of a text the Things of a tenant share, above 0 and up to 1.
+
+        What shares only words that very many use is left out. This reads all the Things that
+        nobody has read yet; see `read_words`.
+        """
+        known = self._tenants.get(tenant)
+        return known.index.words().scores(text) if known is not None else {}
+
+    def read_words(self, count: int) -> bool:
+        """Read some of the Things whose words are not listed yet, so that `words` need not.
+
+        Returns:
+            Whether there may be more to read.
+        """
+        return any(tenant.index.read(count) for tenant in self._tenants.values())
+
+    def addresses(self, tenant: str) -> list[tuple[str, str]]:
+        """(protocol, URL) of every adapter through which a tenant's Things are reached."""
+        return sorted(set(self._addressed.get(tenant, {}).values()))
+
     def live(self, key: ThingKey) -> bool:
         """Whether at least one instance serves it."""
         return bool(self._serving.get(key))
@@ -122,7 +226,10 @@ class Membership:
         """The live instances of a Thing, in order of their ids."""
         found: list[Instance] = []
         for instance, served in sorted(self._serving.get(key, {}).items()):
-            lease = self._leases[key.tenant, instance].lease
+            held = self._leases.get((key.tenant, instance))
+            if held is None:
+                continue  # it died while another thread was asking
+            lease = held.lease
             found.append(
                 Instance(
                     instance=instance,
@@ -136,10 +243,23 @@ class Membership:
             )
         return tuple(found)
 
+    def load(self, key: ThingKey) -> float:
+        """The share of its instances' places that are taken; infinite without an instance."""
+        serving = self._serving.get(key)
+        if not serving:
+            return math.inf
+        places = sum(served.concurrency for served in serving.values())
+        return sum(served.in_flight for served in serving.values()) / max(1, places)
+
     def near(self, tenant: str, name: str) -> list[str]:
         """The names of a tenant's Things that are most like one that does not exist, at most 3."""
-        names = {one.name for one in self._entered if one.tenant == tenant}
-        return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
+        known = self._tenants.get(tenant)
+        names = sorted(known.index.names) if known is not None else []
+        return difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+
+    def subsets(self, tenant: str, name: str) -> list[str]:
+        """The subsets in which a tenant has a Thing of that name."""
+        return sorted(one.key.subset for one in self.looked_up(tenant, name=name))
 
     def lease(self, tenant: str, instance: str) -> Lease | None:
         """What a live process last said of itself."""
@@ -170,19 +290,41 @@ class Membership:
             return []
         if value is None:
             self._remember(self._gone_entries, key, revision)
-            return [name] if self._entered.pop(name, None) else []
-        read = _read_entry(value)
+            return [name] if self._forget(name) else []
+        read = _read_entry(value, ids[0])
         if read is None:
             return []
-        description, thing = read
-        self._entered[name] = Entered(
-            name,
-            thing.model_copy(update={"tenant": ids[0], "name": ids[1], "subset": ids[2]}),
-            description,
-            revision,
-            known.created if known else created,
-        )
+        thing, registration = read
+        if (thing.tenant, thing.name, thing.subset) != name:
+            thing = thing.model_copy(update=name._asdict())
+        if known is not None:
+            self._forget(name)
+            created = known.created
+        self._enter(Entered(name, thing, revision, registration, created))
         return [name]
+
+    def _enter(self, entered: Entered) -> None:
+        tenant = self._tenants.get(entered.key.tenant)
+        if tenant is None:
+            tenant = self._tenants[entered.key.tenant] = _Tenant()
+        self._entered[entered.key] = tenant.entered[entered.key] = entered
+        tenant.index.add(entered.key, entered.id, entered.thing)
+
+    def _forget(self, key: ThingKey) -> bool:
+        """Whether there was an entry to forget."""
+        entered = self._entered.pop(key, None)
+        if entered is None:
+            return False
+        tenant = self._tenants[key.tenant]
+        del tenant.entered[key]
+        tenant.index.remove(key, entered.id, entered.thing)
+        if not tenant.entered:
+            del self._tenants[key.tenant]
+        return True
+
+    def listed(self) -> dict[str, Any]:
+        """Everything that entries can be looked up by, by tenant."""
+        return {name: tenant.index.listed() for name, tenant in self._tenants.items()}
 
     def keep_entries(self, revisions: Mapping[str, int]) -> list[ThingKey]:
         """Before a full snapshot is applied: forget the entries that are not in it.
@@ -196,10 +338,11 @@ class Membership:
         for name, known in list(self._entered.items()):
             revision = revisions.get(subjects.key(*name))
             if revision is None:
-                del self._entered[name]
+                self._forget(name)
                 stale.append(name)
             elif revision < known.revision:
-                self._entered[name] = replace(known, revision=0)
+                renumbered = replace(known, revision=0)
+                self._entered[name] = self._tenants[name.tenant].entered[name] = renumbered
         return stale
 
     # -- the leases --
@@ -224,6 +367,10 @@ class Membership:
             return []  # its last words overtook the news of its death
         before = self._end(owner) if known is not None else []
         self._leases[owner] = _Held(lease, revision)
+        if lease.connection:
+            self._connected.setdefault(lease.connection, set()).add(owner)
+        if (address := _adapter_address(lease)) is not None:
+            self._addressed.setdefault(ids[0], {})[ids[1]] = address
         now: list[ThingKey] = []
         for served in lease.things:
             name = ThingKey(ids[0], served.name, served.subset)
@@ -252,9 +399,7 @@ class Membership:
     def disconnect(self, connection: str) -> list[tuple[str, str]]:
         """A connection is closed: the (tenant, instance) of the leases that end with it."""
         self._remember(self._dead, connection, None)
-        return [
-            owner for owner, held in self._leases.items() if held.lease.connection == connection
-        ]
+        return sorted(self._connected.get(connection, ()))
 
     def closed(self, connection: str) -> bool:
         """Whether a connection is known to be closed."""
@@ -268,6 +413,14 @@ class Membership:
         held = self._leases.pop(owner, None)
         if held is None:
             return []
+        connected = self._connected.get(held.lease.connection)
+        if connected is not None:
+            connected.discard(owner)
+            if not connected:
+                del self._connected[held.lease.connection]
+        addressed = self._addressed.get(owner[0])
+        if addressed is not None and addressed.pop(owner[1], None) is not None and not addressed:
+            del self._addressed[owner[0]]
         ended: list[ThingKey] = []
         for served in held.lease.things:
             name = ThingKey(owner[0], served.name, served.subset)
@@ -286,8 +439,16 @@ class Membership:
             memory.popitem(last=False)
 
 
-def _read_entry(value: bytes) -> tuple[dict[str, Any], Thing] | None:
-    """A Description and its record; None if it cannot be read.
+def _adapter_address(lease: Lease) -> tuple[str, str] | None:
+    """Where an adapter is reached; None for every other process."""
+    protocol, url = lease.address.get("protocol"), lease.address.get("url")
+    if lease.things or not isinstance(protocol, str) or not isinstance(url, str):
+        return None
+    return protocol, url
+
+
+def _read_entry(value: bytes, tenant: str) -> tuple[Thing, Registration | None] | None:
+    """A record and when it was registered; None if it cannot be read.
 
     Only a registry writes here, after validation; a newer one may know more than we do.
     """
@@ -296,6 +457,15 @@ def _read_entry(value: bytes) -> tuple[dict[str, Any], Thing] | None:
         if not isinstance(read, dict):
             return None
         description = cast("dict[str, Any]", read)
-        return description, thing_of(description)
+        registered = description.pop("registration", None)
+        thing = thing_of(description, tenant=tenant, trusted=True)
+        return thing, _read_registration(registered)
     except (ValueError, RecursionError, InvalidDescription):
         return None
+
+
+def _read_registration(told: object) -> Registration | None:
+    try:
+        return Registration.model_validate(told) if told is not None else None
+    except ValidationError:
+        return None  # the Thing is there all the same

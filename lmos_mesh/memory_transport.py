@@ -24,6 +24,7 @@ from lmos_mesh.transport import (
     Log,
     OnPacket,
     Packet,
+    Revision,
     WorkItem,
     check_subject,
 )
@@ -189,9 +190,16 @@ def _size_of(headers: Headers | None) -> int:
 
 def too_large(subject: str, size: int, limit: int) -> TooLarge:
     """The error for a packet over the limit."""
+    if subject.startswith("_INBOX."):
+        what = "an answer"
+    elif subject.startswith("$"):
+        what = "what is to be kept"
+    else:
+        what = f"the message to {subject!r}"
     return TooLarge(
-        f"{size} bytes for {subject!r} are over the bus's limit of {limit} bytes",
+        f"{what} takes {size} bytes, over the bus's limit of {limit} bytes",
         hint="send less, or put large content in a store and send its address",
+        size=size,
         limit=limit,
     )
 
@@ -211,6 +219,7 @@ class _MemoryKeyValue:
         self._bucket = bucket
         self._broker = broker
         self._values: dict[str, _Value] = {}
+        self._history: dict[str, list[Revision]] = {}
         self._revision = 0
 
     async def get(self, key: str) -> Entry | None:
@@ -231,16 +240,22 @@ class _MemoryKeyValue:
         if ttl_s is not None:
             held.expiry = asyncio.get_running_loop().call_later(ttl_s, self._expire, key)
         self._values[key] = held
+        kept = [] if ttl_s is not None else self._history.get(key, [])
+        kept = [*kept, Revision(number=held.revision, at=held.created, value=value)]
+        self._history[key] = kept[-self._bucket.history :]
         self._tell(key, value, {})
         return held.revision
 
-    async def delete(self, key: str, *, expected: int | None = None) -> None:
+    async def delete(self, key: str, *, expected: int | None = None) -> int:
         """See `KeyValue.delete`."""
         self._check(key, expected)
-        if key in self._values:
-            self._drop(key)
-            self._revision += 1
-            self._tell(key, b"", {CHANGE_OPERATION: "PURGE"})
+        if key not in self._values:
+            return 0
+        self._drop(key)
+        self._revision += 1
+        self._history[key] = [Revision(number=self._revision, at=time.time(), value=None)]
+        self._tell(key, b"", {CHANGE_OPERATION: "PURGE"})
+        return self._revision
 
     async def entries(self, pattern: str = ">") -> Sequence[Entry]:
         """See `KeyValue.entries`."""
@@ -249,6 +264,10 @@ class _MemoryKeyValue:
             for key, held in sorted(self._values.items(), key=lambda item: item[1].revision)
             if matches(pattern, key)
         ]
+
+    async def history(self, key: str) -> Sequence[Revision]:
+        """See `KeyValue.history`."""
+        return list(self._history.get(key, []))
 
     def _check(self, key: str, expected: int | None) -> None:
         held = self._values.get(key)
@@ -264,6 +283,7 @@ class _MemoryKeyValue:
     def _expire(self, key: str) -> None:
         self._drop(key)
         self._revision += 1
+        self._history[key] = [Revision(number=self._revision, at=time.time(), value=None)]
         self._tell(key, b"", {CHANGE_MARKER: "MaxAge"})
 
     def _tell(self, key: str, value: bytes, headers: dict[str, str]) -> None:
@@ -305,22 +325,50 @@ class _MemoryStream:
         self._sequence += 1
         if message_id:
             self._seen[message_id] = self._sequence
-        self._items[self._sequence] = packet
+        headers = {**packet.headers, CHANGE_SEQUENCE: str(self._sequence)}
+        self._items[self._sequence] = Packet(packet.subject, packet.payload, headers)
+        if self._log.max_items and len(self._items) > self._log.max_items:
+            del self._items[next(iter(self._items))]
         self.grown.set()
+        if self._log.feed:
+            told = {**headers, CHANGE_SUBJECT: packet.subject}
+            self._broker.route(Packet(self._feed_of(packet.subject), packet.payload, told))
 
-    async def append(self, subject: str, payload: bytes, *, message_id: str = "") -> int:
+    def _feed_of(self, subject: str) -> str:
+        pairs = zip(self._log.subjects[0].split("."), subject.split("."), strict=True)
+        feed = self._log.feed
+        for at, token in enumerate((told for wanted, told in pairs if wanted == "*"), start=1):
+            feed = feed.replace(f"{{{{wildcard({at})}}}}", token)
+        return feed
+
+    async def append(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str = "",
+        headers: Headers | None = None,
+    ) -> int:
         """See `Stream.append`."""
         check_subject(subject)
         if not self.records(subject):
             raise Unavailable(f"{self._log.name!r} does not record {subject!r}")
-        headers = {"Nats-Msg-Id": message_id} if message_id else {}
-        self._broker.route(Packet(subject, payload, headers))
+        sent = {**(headers or {}), **({"Nats-Msg-Id": message_id} if message_id else {})}
+        self._broker.route(Packet(subject, payload, sent))
         return self._seen.get(message_id, self._sequence)
 
-    async def read(self, pattern: str, *, limit: int = 1000) -> Sequence[Packet]:
+    async def read(self, pattern: str, *, limit: int = 1000, after: int = 0) -> Sequence[Packet]:
         """See `Stream.read`."""
-        found = [packet for packet in self._items.values() if matches(pattern, packet.subject)]
+        found = [
+            packet
+            for sequence, packet in self._items.items()
+            if sequence > after and matches(pattern, packet.subject)
+        ]
         return found[:limit]
+
+    async def last(self) -> int:
+        """See `Stream.last`."""
+        return self._sequence
 
     async def erase(self, pattern: str) -> None:
         """See `Stream.erase`."""

@@ -1,4 +1,4 @@
-"""Talk to a mesh from a program: ask, converse, find.
+"""Talk to a mesh from a program or an agent: find, watch, ask, converse, invoke, read, write.
 
 ```python
 async with Mesh.connect("nats://127.0.0.1:4222") as mesh:
@@ -9,35 +9,48 @@ async with Mesh.connect("nats://127.0.0.1:4222") as mesh:
 """
 
 import asyncio
+import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+
+from pydantic_core import to_json
 
 from lmos_mesh import codec, subjects
 from lmos_mesh.bus import ASK_AGAIN_S, RESTART_S, Bus, new_instance
 from lmos_mesh.errors import DeadlineExceeded, InstanceLost, MeshError, NobodyAnswers, StreamBroken
-from lmos_mesh.messages import (
-    CONVERSE,
-    FIND_THINGS,
-    Answer,
-    Converse,
-    FindThings,
-    FoundThing,
-)
+from lmos_mesh.messages import CONVERSE, Answer, Converse, FoundThing
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.reply_stream import Frame, Patience, ReplyStream
-from lmos_mesh.things import DEFAULT_TENANT
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT
+from lmos_mesh.watching import ChangeFeed, Watch, find, question
 
 _TRIES = 5
+_WATCHED = 10_000
 
 
 class Mesh:
-    """A program's way into one tenant of a mesh."""
+    """A program's or an agent's way into its tenant of a mesh."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+        self._feed = ChangeFeed(bus)
+        self._watches: set[Watch] = set()
+        self._closed = False
+
+    def part(self) -> "Mesh":
+        """The same way in, whose watches end by themselves when this part is closed."""
+        part = Mesh(self.bus)
+        part._feed = self._feed
+        return part
+
+    def close(self) -> None:
+        """End the watches; those that are begun later have ended, too."""
+        self._closed = True
+        for watch in list(self._watches):
+            watch.close()
 
     @classmethod
     @asynccontextmanager
@@ -67,26 +80,167 @@ class Mesh:
             ) as transport,
             Bus(transport, tenant=tenant, instance=instance) as bus,
         ):
-            yield cls(bus)
+            mesh = cls(bus)
+            try:
+                yield mesh
+            finally:
+                mesh.close()
 
-    async def ask(self, message: str, **more: Any) -> Answer:
-        """The whole answer to a message. `more` are the further fields of `Converse`."""
+    async def ask(
+        self, message: str, *, agent: str | FoundThing | None = None, **more: Any
+    ) -> Answer:
+        """The whole answer to a message.
+
+        Args:
+            message: What a user would say.
+            agent: Who should answer; whoever the router chooses by default.
+            more: The further fields of `Converse`.
+        """
         answer: Answer | None = None
-        async with converse(self.bus, Converse(message=message, **more)) as frames:
+        async with self.converse(message, agent=agent, **more) as frames:
             async for frame in frames:
                 if frame.kind == "end":
                     answer = Answer.model_validate(frame.body)
         assert answer is not None, "a stream ends with `end` or an error"
         return answer
 
-    def converse(self, message: str, **more: Any) -> "AbstractAsyncContextManager[TurnStream]":
-        """The answer in frames, as `converse` gives them."""
-        return converse(self.bus, Converse(message=message, **more))
+    def converse(
+        self, message: str, *, agent: str | FoundThing | None = None, **more: Any
+    ) -> "AbstractAsyncContextManager[TurnStream]":
+        """The answer in frames, as `converse` gives them; for the arguments see `ask`."""
+        if isinstance(agent, FoundThing):
+            more.setdefault("subset", agent.subset)
+            agent = agent.name
+        return converse(self.bus, Converse(message=message, agent=agent, **more))
 
-    async def find(self, **conditions: Any) -> tuple[FoundThing, ...]:
-        """The Things that fit; see `FindThings` for the conditions."""
-        wanted = FindThings(**conditions)
-        return (await self.bus.call(FIND_THINGS, wanted, nobody_s=RESTART_S)).things
+    async def find(
+        self,
+        text: str | None = None,
+        *,
+        capability: str | None = None,
+        version: str | None = None,
+        tags: Sequence[str] = (),
+        kind: str | None = None,
+        live: bool | None = True,
+        **more: Any,
+    ) -> tuple[FoundThing, ...]:
+        """The Things that fit all of these; the best match first if there is a text.
+
+        Args:
+            text: What they can do, in anybody's words: compared by meaning.
+            capability: Id or name of a capability.
+            version: Semver range of that capability.
+            tags: All of them.
+            kind: `agent`, `tool` or `thing`.
+            live: With an instance (true), without (false), or either (None).
+            more: The further fields of `FindThings`.
+
+        Raises:
+            InvalidMessage: There is no such condition, or its value makes no sense.
+            Unavailable: No registry answers.
+        """
+        wanted = question(
+            text,
+            {
+                "capability": capability,
+                "version": version,
+                "tags": tags,
+                "kind": kind,
+                "live": live,
+                **more,
+            },
+        )
+        return (await find(self.bus, wanted)).things
+
+    def watch(
+        self,
+        text: str | None = None,
+        *,
+        capability: str | None = None,
+        version: str | None = None,
+        tags: Sequence[str] = (),
+        kind: str | None = None,
+        live: bool | None = True,
+        **more: Any,
+    ) -> Watch:
+        """Follow who fits: who fits now joins first, and then every change as it comes.
+
+        ```python
+        async with mesh.watch(capability="refund") as changes:
+            async for change in changes:
+                print(change.kind, change.thing.name)
+        ```
+
+        It goes on when the bus or the registry is lost and comes back. For the arguments see
+        `find`. Raises what `find` raises, where it is entered.
+        """
+        wanted = question(
+            text,
+            {
+                "capability": capability,
+                "version": version,
+                "tags": tags,
+                "kind": kind,
+                "live": live,
+                "limit": _WATCHED,
+                **more,
+            },
+        )
+        watch = Watch(self.bus, self._feed, wanted, self._watches)
+        if self._closed:
+            watch.close()
+        return watch
+
+    async def invoke(
+        self,
+        agent: str | FoundThing,
+        capability: str,
+        given: Mapping[str, Any] | None = None,
+        *,
+        subset: str = DEFAULT_SUBSET,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Have an agent perform one of its actions with this input, and give its output.
+
+        Raises:
+            NobodyAnswers: It is not there.
+            InvalidMessage: The input does not fit the action's schema.
+            MeshError: What the agent refused with.
+        """
+        name, subset = _whose(agent, subset)
+        subject = subjects.agent_invoke(self.bus.tenant, name, subset, capability)
+        payload = codec.encode_value(dict(given or {}))
+        return codec.decode_value(
+            (await self.bus.request(subject, payload, timeout_s=timeout_s)).payload
+        )
+
+    async def read(
+        self, agent: str | FoundThing, name: str, *, subset: str = DEFAULT_SUBSET
+    ) -> Any:
+        """The value of an agent's property; otherwise as `invoke`."""
+        whose, subset = _whose(agent, subset)
+        subject = subjects.agent_property(self.bus.tenant, whose, subset, name, "read")
+        return json.loads((await self.bus.request(subject, b"")).payload)
+
+    async def write(
+        self, agent: str | FoundThing, name: str, value: Any, *, subset: str = DEFAULT_SUBSET
+    ) -> None:
+        """Give an agent's property a value; otherwise as `invoke`."""
+        whose, subset = _whose(agent, subset)
+        subject = subjects.agent_property(self.bus.tenant, whose, subset, name, "write")
+        await self.bus.request(subject, to_json(value))
+
+
+def _whose(agent: str | FoundThing, subset: str) -> tuple[str, str]:
+    if not isinstance(agent, FoundThing):
+        return agent, subset
+    if not agent.live and (agent.external or agent.kind == "thing"):
+        where = f"of mesh {agent.origin!r}" if agent.origin else "no process of this mesh"
+        raise NobodyAnswers(
+            f"{agent.name!r} is {where} and is not reached over this bus",
+            hint="the forms of its Description say how it is",
+        )
+    return agent.name, agent.subset
 
 
 @asynccontextmanager

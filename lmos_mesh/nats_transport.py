@@ -12,6 +12,7 @@ it does badly is overridden here, each with a test that shows the cure in
 import asyncio
 import logging
 import secrets
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -224,8 +225,9 @@ async def _connect(
     except TimeoutError:
         client.abandon()
         raise Unavailable(
-            f"no NATS server answers at {shown} ({client.last_failure or 'no answer'})",
-            hint="start one with `lmos up`, or set LMOS_NATS_URL",
+            f"no NATS server answers at {shown} ({_said(client.last_failure)})",
+            hint="start it, or set LMOS_NATS_URL to one that runs; `lmos up` starts its own if "
+            "that is not set",
         ) from None
     except nats.errors.Error as exc:
         client.abandon()
@@ -254,6 +256,12 @@ async def _connect(
             f"{'.'.join(map(str, MINIMUM_SERVER))} or newer is needed",
             hint="upgrade it, or unset LMOS_NATS_URL and let `lmos up` start its own",
         )
+
+
+def _said(failure: BaseException | None) -> str:
+    if isinstance(failure, socket.gaierror):
+        return "no host has that name; write it like nats://127.0.0.1:4222"
+    return str(failure or "no answer")
 
 
 async def _first_connection(

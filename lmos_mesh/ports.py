@@ -10,6 +10,7 @@ from pathlib import Path
 from lmos_mesh.errors import SettingsError
 
 _TRIED = 100
+_LAST = 65535
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ def is_free(host: str, port: int) -> bool:
             ) from exc
         except OverflowError as exc:
             raise SettingsError(
-                f"there is no port {port}", hint="give one from 1 to 65535"
+                f"there is no port {port}", hint=f"give one from 1 to {_LAST}"
             ) from exc
         except OSError:
             return False
@@ -98,6 +99,10 @@ def _family(host: str, port: int) -> socket.AddressFamily:
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except (socket.gaierror, OverflowError) as exc:
+        if not 0 <= port <= _LAST:
+            raise SettingsError(
+                f"there is no port {port}", hint=f"give one from 1 to {_LAST}"
+            ) from exc
         raise SettingsError(
             f"cannot listen on {host}:{port}: {exc}", hint="give an address of this machine"
         ) from exc

@@ -11,6 +11,9 @@ from lmos_mesh.errors import SettingsError
 SERVICES = "lmos_mesh.services"
 PROTOCOLS = "lmos_mesh.protocols"
 
+USUAL_ADAPTERS = frozenset({"http"})
+"""Those that a mesh has unasked; every other one speaks to somewhere that somebody must choose."""
+
 Kind = Literal["service", "adapter", "agent"]
 
 
@@ -39,27 +42,33 @@ class Program:
 
 
 def installed_programs(
-    replicas: Mapping[str, int], *, without: Iterable[str] = ()
+    replicas: Mapping[str, int], *, adapters: Iterable[str] = USUAL_ADAPTERS
 ) -> list[Program]:
-    """Every service and adapter that is installed.
+    """Every service that is installed, and these adapters.
 
     Args:
         replicas: How many of a service; one unless given, none for 0.
-        without: Roles to leave out.
+        adapters: Which ones to run, of those that are installed.
 
     Raises:
-        SettingsError: `replicas` names a service that is not installed.
+        SettingsError: `replicas` or `adapters` names what is not installed.
     """
+    wanted = set(adapters)
+    installed = {one.name: one for one in _by_name(PROTOCOLS)}
+    if missing := sorted(wanted - installed.keys() - USUAL_ADAPTERS):
+        raise SettingsError(
+            f"no adapter is called {missing[0]!r}",
+            hint=f"there are {', '.join(sorted(installed))}",
+        )
     found: list[tuple[Kind, EntryPoint]] = [
         *(("service", one) for one in _by_name(SERVICES)),
-        *(("adapter", one) for one in _by_name(PROTOCOLS)),
+        *(("adapter", one) for name, one in installed.items() if name in wanted),
     ]
     services = [point.name for kind, point in found if kind == "service"]
     if unknown := sorted(set(replicas) - set(services)):
         raise SettingsError(
             f"no service is called {unknown[0]!r}", hint=f"there are {', '.join(services)}"
         )
-    left_out = set(without)
     return [
         Program(
             name=point.name if number == 1 else f"{point.name}-{number}",
@@ -68,7 +77,6 @@ def installed_programs(
             command=command_of(point),
         )
         for kind, point in found
-        if point.name not in left_out
         for number in range(1, replicas.get(point.name, 1) + 1)
     ]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from lmos_mesh import logs, micro, subjects, telemetry
 from lmos_mesh.bus import Bus, new_instance
-from lmos_mesh.errors import MeshError
+from lmos_mesh.errors import MeshError, SettingsError
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.settings import Settings, load_settings
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 VERSION = "0.1.0"
+BAD_SETTINGS = os.EX_CONFIG
+"""Exit status of a process whose settings cannot be used: starting it again does not help."""
 
 
 class Service(Protocol):
@@ -42,10 +45,15 @@ def run_service(
 ) -> None:
     """Run a service as this process until it is told to stop.
 
-    Ends the process with one line and status 1 for what a user can mend.
+    Ends the process with one line for what a user can mend, and status 1; `BAD_SETTINGS` if it
+    is the settings.
     """
     try:
         settings = load_settings(settings_kind)
+    except SettingsError as exc:
+        sys.stderr.write(f"{name}: {exc}\n")
+        sys.exit(BAD_SETTINGS)
+    try:
         with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
             runner.run(_run_until_signalled(make_service(settings), settings, name=name))
     except MeshError as exc:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.things import DEFAULT_TENANT
+from lmos_mesh.wrong_fields import description_of
 
 PREFIX = "LMOS_"
 
@@ -50,7 +51,7 @@ def load_settings(kind: type[SettingsT], environ: Mapping[str, str] | None = Non
     except ValidationError as exc:
         faults = "; ".join(
             f"{PREFIX}{str(error['loc'][0]).upper()}={given[str(error['loc'][0])]!r}: "
-            f"{error['msg']}"
+            f"{description_of(error)}"
             for error in exc.errors(include_url=False)
         )
         raise SettingsError(f"bad settings: {faults}", hint="see docs/settings.md") from None

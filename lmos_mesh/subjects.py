@@ -45,6 +45,12 @@ def agent_invoke(tenant: str, agent: str, subset: str, action: str) -> str:
     return f"lmos.{escape(tenant)}.agent.{escape(agent)}.{escape(subset)}.invoke.{escape(action)}"
 
 
+def agent_property(tenant: str, agent: str, subset: str, name: str, verb: str) -> str:
+    """Where any instance of an agent lets a property be read (`read`) or written (`write`)."""
+    of_agent = f"{escape(tenant)}.agent.{escape(agent)}.{escape(subset)}"
+    return f"lmos.{of_agent}.property.{escape(name)}.{verb}"
+
+
 AGENT_QUEUE = "lmos-agent"
 
 
@@ -72,6 +78,15 @@ def tenant_of(subject: str) -> str:
 def inbox(tenant: str, instance: str) -> str:
     """The prefix of the replies to one process; it ends in a dot."""
     return f"_INBOX.{escape(tenant)}.{escape(instance)}."
+
+
+def answerer_of(subject: str) -> str:
+    """Who answers on a subject, in words: `agent 'billing'`, `the runtime`."""
+    tokens = subject.split(".")
+    if len(tokens) > 3 and tokens[0] == "lmos":
+        named = tokens[2] in ("agent", "instance")
+        return f"{tokens[2]} {unescape(tokens[3])!r}" if named else f"the {tokens[2]}"
+    return f"whoever answers on {subject!r}"
 
 
 def instance_of_inbox(reply: str) -> str | None:

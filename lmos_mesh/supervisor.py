@@ -28,7 +28,7 @@ from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.ports import ClaimedPort
 from lmos_mesh.programs import Program, stopping_stages
 from lmos_mesh.restarts import Crashes
-from lmos_mesh.service import VERSION
+from lmos_mesh.service import BAD_SETTINGS, VERSION
 from lmos_mesh.settings import Settings
 from lmos_mesh.tether import tethered
 from lmos_mesh.transport import Packet
@@ -72,6 +72,7 @@ class Died(Event):
         said: The last line of its log since it started; '' if somebody killed it.
         retry_s: When it is started again.
         looping: It has died too often for an accident.
+        given_up: It is not started again, as its settings cannot be used.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Died(Event):
     retry_s: float
     times: int
     looping: bool
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,11 +292,16 @@ class Supervisor:
                 how = how_it_ended(code)
             crashes = crashes.one_more(lived_s=time.monotonic() - began)
             process.serving = False
-            process.looping = crashes.looping
+            given_up = code == BAD_SETTINGS
+            process.looping = crashes.looping or given_up
             self._check_settled()
             self._write_record()
             said = process.said() if code not in _SILENT_ENDS else ""
-            self._tell_death(process.program.name, how, said, process.log, crashes)
+            self._tell_death(
+                process.program.name, how, said, process.log, crashes, given_up=given_up
+            )
+            if given_up:
+                return
             await asyncio.sleep(crashes.delay_s)
 
     async def _until_serving(
@@ -345,7 +352,16 @@ class Supervisor:
             self._write_record()
             self._tell(Serving(name=NATS, took_s=time.monotonic() - began, again=True))
 
-    def _tell_death(self, name: str, how: str, said: str, log: Path, crashes: Crashes) -> None:
+    def _tell_death(
+        self,
+        name: str,
+        how: str,
+        said: str,
+        log: Path,
+        crashes: Crashes,
+        *,
+        given_up: bool = False,
+    ) -> None:
         self._tell(
             Died(
                 name=name,
@@ -355,6 +371,7 @@ class Supervisor:
                 retry_s=crashes.delay_s,
                 times=crashes.in_a_row,
                 looping=crashes.looping,
+                given_up=given_up,
             )
         )
 

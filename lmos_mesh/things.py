@@ -23,9 +23,10 @@ DEFAULT_TENANT = "demo"
 DEFAULT_SUBSET = "stable"
 DEFAULT_VERSION = "1.0.0"
 ANY_CHANNEL = "*"
-KINDS = ("agent", "tool")
+KINDS = ("agent", "tool", "thing")
 
 NAME_BYTES = 128
+ID_BYTES = 512
 DESCRIPTION_BYTES = 8 * 1024
 EXAMPLE_BYTES = 4 * 1024
 CAPABILITIES = 256
@@ -33,13 +34,20 @@ EXAMPLES = 1_000
 TAGS = 64
 CHANNELS = 256
 TENANTS = 1_024
+AFFORDANCES = 1_024
+LINKS = 256
 NESTING = 24
+# Between the root of a Description and a schema in it.
+OUTER_NESTING = 8
 # A Thing and its Description each fit into one NATS message of the usual 1 MiB.
 THING_BYTES = 256 * 1024
+DOCUMENT_BYTES = 960 * 1024
+OUR_IDS = "urn:lmos-mesh:"
 LISTED_FAULTS = 64
 
 # Control characters and line separators: they break tables, logs and prompts.
 _UNNAMEABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+\Z")
 
 Fault = dict[str, str]
 
@@ -72,33 +80,84 @@ class Capability(Message):
         return named(cast("Mapping[str, Any]", data)) if isinstance(data, Mapping) else data
 
 
-class Thing(Message):
-    """An agent or a tool, as it is registered.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Property:
+    """A value of a Thing that others may read, write or watch.
 
     Attributes:
+        schema: JSON Schema of the value, and whatever else a Description says of it (`title`,
+            `unit`, …); not what the other members say.
+        observable: Whether its changes are published.
+    """
+
+    name: str
+    description: str = ""
+    schema: dict[str, Any] = field(default_factory=dict[str, Any])
+    readable: bool = True
+    writable: bool = False
+    observable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that a Thing tells whoever listens.
+
+    Attributes:
+        data: JSON Schema of what it tells.
+    """
+
+    name: str
+    description: str = ""
+    data: dict[str, Any] | None = None
+
+
+class Thing(Message):
+    """An agent, a tool or another vendor's thing, as it is registered.
+
+    Attributes:
+        name: Of an agent or tool, its name; of a `thing`, the id of its Description.
+        id: The id of its Description, where that is not the URN of its names.
+        title: What people call it, where that is not its name.
+        origin: The mesh that it is mirrored from; empty for ours.
         tenant: Who it is for.
         subset: Its release line, e.g. `stable` or `canary`.
         supported_channels: The ways in that it serves; `*` is all of them.
         supported_tenants: Whom it serves besides; none means no restriction.
         external: It is no process of this mesh: it speaks for itself, in its own protocol.
+        links: As in its Description: objects with `href`, `rel`, `type`, …
+        terms: The members of its Description that do not follow from the rest of the record.
+        omitted: The members that would follow from it, and are not there.
     """
 
     name: str
     tenant: str = DEFAULT_TENANT
     subset: str = DEFAULT_SUBSET
-    kind: Literal["agent", "tool"] = "agent"
+    id: str = ""
+    title: str = ""
+    origin: str = ""
+    kind: Literal["agent", "tool", "thing"] = "agent"
     version: str = DEFAULT_VERSION
     description: str = ""
     capabilities: tuple[Capability, ...] = ()
+    properties: tuple[Property, ...] = ()
+    events: tuple[Event, ...] = ()
+    links: tuple[dict[str, Any], ...] = ()
     supported_channels: tuple[str, ...] = (ANY_CHANNEL,)
     supported_tenants: tuple[str, ...] = ()
     metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
     external: bool = False
+    terms: dict[str, Any] = Field(default_factory=dict[str, Any])
+    omitted: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Its key in the registry: one entry per tenant, name and subset."""
         return subjects.key(self.tenant, self.name, self.subset)
+
+    @property
+    def answers_here(self) -> bool:
+        """Whether it is answered for at the subjects of this mesh."""
+        return not self.external and self.kind != "thing"
 
     def serves(self, channel: str) -> bool:
         """Whether it may be reached through a channel; without any it serves none."""
@@ -259,18 +318,25 @@ def check_json(value: object, at: str, found: Faults, *, nesting: int = NESTING)
 
 
 def _is_json(value: object, nesting: int) -> bool:
-    # On the path of every registration: five times as fast as saying where and why.
+    # On the path of every registration: ten times as fast as saying where and why.
     if isinstance(value, str):
-        return _encodable(value)
+        return value.isascii() or _encodable(value)
     if isinstance(value, dict):
-        return nesting >= 0 and all(
-            isinstance(key, str) and _encodable(key) and _is_json(item, nesting - 1)
-            for key, item in cast("dict[object, object]", value).items()
-        )
+        if nesting < 0:
+            return False
+        for key, item in cast("dict[object, object]", value).items():
+            if not isinstance(key, str) or not (key.isascii() or _encodable(key)):
+                return False
+            if not _is_json(item, nesting - 1):
+                return False
+        return True
     if isinstance(value, list | tuple):
-        return nesting >= 0 and all(
-            _is_json(item, nesting - 1) for item in cast("list[object]", value)
-        )
+        if nesting < 0:
+            return False
+        for item in cast("list[object]", value):  # noqa: SIM110  # a generator takes twice as long
+            if not _is_json(item, nesting - 1):
+                return False
+        return True
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, int):
@@ -306,18 +372,15 @@ def _explain_json(value: object, at: str, found: Faults, nesting: int) -> None:
 
 
 def _check_thing(raw: Mapping[Any, Any], found: Faults) -> None:
-    for name in ("name", "tenant", "subset"):
-        if name in raw:
-            _check_name(raw[name], f"/{name}", found)
-    if "name" not in raw:
-        found.add("/name", "is missing; a Thing needs a name")
+    _check_names(raw, found)
     if raw.get("kind", "agent") not in KINDS:
-        found.add("/kind", f'must be "agent" or "tool", not {quoted(raw["kind"])}')
+        found.add("/kind", f'must be "agent", "tool" or "thing", not {quoted(raw["kind"])}')
     _check_version(raw, "", found)
     if "description" in raw:
         _check_text(raw["description"], "/description", found, limit=DESCRIPTION_BYTES)
     if "capabilities" in raw:
         _check_capabilities(raw["capabilities"], found)
+    _check_affordances(raw, found)
     for name, limit in (("supported_channels", CHANNELS), ("supported_tenants", TENANTS)):
         if name in raw:
             _check_texts(raw[name], f"/{name}", found, count=limit, limit=NAME_BYTES)
@@ -325,9 +388,111 @@ def _check_thing(raw: Mapping[Any, Any], found: Faults) -> None:
         _check_object(raw["metadata"], "/metadata", found)
     if "external" in raw:
         _check_boolean(raw["external"], "/external", found)
+    _check_terms(raw, found)
     _check_unknown(raw, Thing, "", found)
     if not found and (size := _size_of(raw)) > THING_BYTES:
         found.add("", f"takes {size} bytes as JSON, and {THING_BYTES} is the limit; shorten it")
+
+
+def _check_names(raw: Mapping[Any, Any], found: Faults) -> None:
+    plain = raw.get("kind") == "thing"
+    if "name" not in raw:
+        found.add("/name", "is missing; a Thing needs a name")
+    elif plain:
+        _check_id(raw["name"], "/name", found)
+    else:
+        _check_name(raw["name"], "/name", found)
+    for name in ("tenant", "subset"):
+        if name in raw:
+            _check_name(raw[name], f"/{name}", found)
+    for name in ("title", "origin"):
+        if raw.get(name, "") != "":
+            _check_name(raw[name], f"/{name}", found)
+    stated = raw.get("id", "")
+    if not plain and raw.get("title") and (stated or raw.get("origin")):
+        found.add("/title", "is the name of what has an id or an origin of its own; leave it out")
+    if stated == "":
+        return
+    if plain:
+        found.add("/id", "is the name of a thing; leave it out")
+    elif isinstance(stated, str) and stated.startswith(OUR_IDS) and not raw.get("origin"):
+        found.add("/id", "follows from tenant, name and subset; leave it out")
+    else:
+        _check_id(stated, "/id", found)
+
+
+def _check_id(value: object, at: str, found: Faults) -> None:
+    if _check_text(value, at, found, limit=ID_BYTES) and not _URI.match(cast("str", value)):
+        found.add(at, f"{quoted(value)} is no absolute URI, e.g. urn:uuid:… or https://…")
+
+
+def _check_affordances(raw: Mapping[Any, Any], found: Faults) -> None:
+    for several, check in (("properties", _check_property), ("events", _check_event)):
+        seen: dict[str, int] = {}
+        for index, item in _items(raw.get(several, ()), f"/{several}", found, count=AFFORDANCES):
+            at = f"/{several}/{index}"
+            if not isinstance(item, Mapping):
+                found.add(at, f"must be an object, not {kind_of(item)}")
+                continue
+            one = cast("Mapping[Any, Any]", item)
+            if "name" not in one:
+                found.add(f"{at}/name", "is missing")
+            elif _check_name(one["name"], f"{at}/name", found) and (
+                (first := seen.setdefault(one["name"], index)) != index
+            ):
+                found.add(
+                    f"{at}/name", f"{quoted(one['name'])} is there already, as number {first}"
+                )
+            if "description" in one:
+                _check_text(one["description"], f"{at}/description", found, limit=DESCRIPTION_BYTES)
+            check(one, at, found)
+    for index, item in _items(raw.get("links", ()), "/links", found, count=LINKS):
+        _check_object(item, f"/links/{index}", found)
+
+
+def _check_property(raw: Mapping[Any, Any], at: str, found: Faults) -> None:
+    for name in ("readable", "writable", "observable"):
+        if name in raw:
+            _check_boolean(raw[name], f"{at}/{name}", found)
+    if raw.get("readable") is False and not raw.get("writable"):
+        found.add(f"{at}/readable", "is false, and it is not writable either; nobody could use it")
+    schema = raw.get("schema", {})
+    _check_object(schema, f"{at}/schema", found)
+    if isinstance(schema, dict):
+        for name in cast("dict[Any, Any]", schema).keys() & IN_PROPERTY:
+            found.add(f"{at}/schema/{name}", "is said by the property itself; leave it out")
+
+
+def _check_event(raw: Mapping[Any, Any], at: str, found: Faults) -> None:
+    if raw.get("data") is not None:
+        _check_object(raw["data"], f"{at}/data", found)
+
+
+IN_PROPERTY = frozenset({"description", "readOnly", "writeOnly", "observable", "forms"})
+"""Members of a property in a Description that its schema has no part in."""
+
+
+def _check_terms(raw: Mapping[Any, Any], found: Faults) -> None:
+    terms = raw.get("terms", {})
+    if isinstance(terms, dict):
+        check_json(cast("object", terms), "/terms", found, nesting=NESTING + OUTER_NESTING)
+    else:
+        found.add("/terms", f"must be an object, not {kind_of(terms)}")
+        return
+    for index, item in _items(raw.get("omitted", ()), "/omitted", found, count=AFFORDANCES):
+        _check_text(item, f"/omitted/{index}", found, limit=ID_BYTES)
+    # Of what we do not answer for, we cannot say how it is reached.
+    plain = raw.get("kind") == "thing"
+    foreign = (
+        {"properties": "properties", "events": "events"} if plain or raw.get("external") else {}
+    )
+    if plain:
+        foreign["capabilities"] = "actions"
+    for member, term in foreign.items():
+        if raw.get(member) and term not in terms:
+            found.add(
+                f"/{member}", "cannot say how it is reached; register its Description instead"
+            )
 
 
 def _check_capabilities(value: object, found: Faults) -> None:
@@ -384,15 +549,32 @@ def _check_version(raw: Mapping[Any, Any], at: str, found: Faults) -> None:
         found.add(f"{at}/version", str(exc))
 
 
-def _check_name(value: object, at: str, found: Faults) -> None:
-    if _check_text(value, at, found, limit=NAME_BYTES):
-        text = cast("str", value)
-        if not text.strip():
-            found.add(at, "is empty")
-        elif _UNNAMEABLE.search(text):
-            found.add(at, f"{quoted(text)} has a control character or a line break")
-        elif text != text.strip():
-            found.add(at, f"{quoted(text)} begins or ends with a space")
+def nameable(value: object) -> bool:
+    """Whether a value can be a name in the mesh."""
+    return not _named_wrongly(value)
+
+
+def describable(value: object) -> bool:
+    """Whether a value can be the description of a Thing or of a part of it."""
+    return _check_text(value, "", Faults(), limit=DESCRIPTION_BYTES)
+
+
+def _check_name(value: object, at: str, found: Faults) -> bool:
+    if wrong := _named_wrongly(value):
+        found.add(at, wrong)
+    return not wrong
+
+
+def _named_wrongly(value: object) -> str:
+    found = Faults()
+    if not _check_text(value, "", found, limit=NAME_BYTES):
+        return found.listed()[0]["description"]
+    text = cast("str", value)
+    if not text.strip():
+        return "is empty"
+    if _UNNAMEABLE.search(text):
+        return f"{quoted(text)} has a control character or a line break"
+    return "" if text == text.strip() else f"{quoted(text)} begins or ends with a space"
 
 
 def _check_text(value: object, at: str, found: Faults, *, limit: int) -> bool:
@@ -455,8 +637,10 @@ def _check_unknown(raw: Mapping[Any, Any], model: type[Message], at: str, found:
 
 
 def _size_of(raw: Mapping[Any, Any]) -> int:
+    # What is in the terms as well is there once only.
+    counted = {name: raw[name] for name in raw if name not in (raw.get("terms") or ())}
     # Mappings of other kinds are let in at two levels only: the Thing and its capabilities.
-    return len(json.dumps(dict(raw), ensure_ascii=False, default=dict).encode())
+    return len(json.dumps(counted, ensure_ascii=False, default=dict).encode())
 
 
 def _encodable(value: object) -> bool:

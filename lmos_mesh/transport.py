@@ -88,6 +88,15 @@ class Entry:
     created: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One version of a key that is kept. `value` is None where it was removed or had expired."""
+
+    number: int
+    at: float
+    value: bytes | None
+
+
 class KeyValue(Protocol):
     """Values by key, with compare-and-set and, where the bucket allows it, leases.
 
@@ -107,15 +116,19 @@ class KeyValue(Protocol):
             key: Where.
             value: What.
             expected: The revision it must replace; 0 if there must be no live value.
-            ttl_s: Whole seconds until it expires, 1 or more; each put renews it.
+            ttl_s: Whole seconds until it expires, 1 or more; each put renews it. The versions
+                before it are kept no longer, or the one before would come back when it expires.
 
         Raises:
             Conflict: `expected` is not what is there.
         """
         ...
 
-    async def delete(self, key: str, *, expected: int | None = None) -> None:
+    async def delete(self, key: str, *, expected: int | None = None) -> int:
         """Remove a value, its history included; nothing happens if there is none.
+
+        Returns:
+            The revision of the removal; 0 if there was nothing.
 
         Raises:
             Conflict: `expected` is not what is there.
@@ -126,14 +139,22 @@ class KeyValue(Protocol):
         """The live entries whose keys match a NATS wildcard pattern."""
         ...
 
+    async def history(self, key: str) -> Sequence[Revision]:
+        """The versions of a key that are kept, oldest first; a removal is one, for a moment."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change of a bucket as its feed tells it. `value` is None when the key is gone."""
+    """One change of a bucket as its feed tells it. `value` is None when the key is gone.
+
+    `expired` says that its time was over: nobody removed it.
+    """
 
     key: str
     value: bytes | None
     revision: int
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +166,9 @@ class Log:
         subjects: What it records.
         work: Each item is taken by one worker and gone when acknowledged.
         max_age_s: How long items are kept; 0 for ever.
+        max_items: How many items are kept at most; 0 for any number.
+        feed: Where items are republished once they are kept, with `{{wildcard(n)}}` for the n-th
+            wildcard of the one subject, and their sequence in `Nats-Sequence`; empty for nowhere.
         ack_wait_s: How long a worker may be silent about an item before another gets it.
         max_deliver: How often an item is tried.
         replicas: How many servers keep it.
@@ -154,6 +178,8 @@ class Log:
     subjects: tuple[str, ...]
     work: bool = False
     max_age_s: float = 0.0
+    max_items: int = 0
+    feed: str = ""
     ack_wait_s: float = 30.0
     max_deliver: int = 5
     replicas: int = 1
@@ -192,12 +218,26 @@ class WorkItem(Protocol):
 class Stream(Protocol):
     """What a `Log` keeps."""
 
-    async def append(self, subject: str, payload: bytes, *, message_id: str = "") -> int:
+    async def append(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str = "",
+        headers: Headers | None = None,
+    ) -> int:
         """Write one item and return its sequence; the same `message_id` again writes nothing."""
         ...
 
-    async def read(self, pattern: str, *, limit: int = 1000) -> Sequence[Packet]:
-        """The oldest `limit` items whose subjects match."""
+    async def read(self, pattern: str, *, limit: int = 1000, after: int = 0) -> Sequence[Packet]:
+        """The oldest `limit` items whose subjects match, of those after a sequence.
+
+        Each has its own sequence in the header `Nats-Sequence`.
+        """
+        ...
+
+    async def last(self) -> int:
+        """The sequence of the newest item that was ever kept; 0 before the first."""
         ...
 
     async def erase(self, pattern: str) -> None:
@@ -310,7 +350,8 @@ def check_subject(subject: str) -> None:
         )
 
 
-# The headers of a republished change, which every transport's feed carries.
+# The headers of a republished change, which every transport's feed carries. A stream's items carry
+# their sequence likewise.
 CHANGE_SUBJECT = "Nats-Subject"
 CHANGE_SEQUENCE = "Nats-Sequence"
 CHANGE_OPERATION = "KV-Operation"
@@ -326,4 +367,5 @@ def change_of(packet: Packet) -> Change:
         key=key,
         value=None if gone else packet.payload,
         revision=int(headers.get(CHANGE_SEQUENCE, "0")),
+        expired=CHANGE_MARKER in headers,
     )

@@ -4,6 +4,7 @@ Nothing heavy is imported here: each command imports what it needs, so that `--h
 """
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,16 @@ Mesh = Annotated[
     typer.Option("--mesh", metavar="NAME", help="Which mesh; else the only one that runs here."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class DescriptionForm(StrEnum):
+    """In which form a Thing is printed."""
+
+    description = "description"
+    card = "card"
+    capabilities = "capabilities"
+    agent_json = "agent-json"
+
 
 START, TALK, LOOK = "Start", "Talk", "Look"
 
@@ -71,6 +82,16 @@ def up(
         str, typer.Option(metavar="SERVICE=N,…", help="How many of each service; else one.")
     ] = "",
     no_http: Annotated[bool, typer.Option("--no-http", help="Without the HTTP adapter.")] = False,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="ADAPTER", help="Another adapter to run, e.g. mdns."),
+    ] = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peer", metavar="MESH", help="List the agents of this mesh too: its name, or a URL."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per event.")] = False,
 ) -> None:
     """Start a mesh on this machine, and stay until Ctrl-C."""
@@ -82,6 +103,8 @@ def up(
         http_port=http_port,
         replicas=replicas,
         no_http=no_http,
+        adapters=adapters or [],
+        peers=peers or [],
         as_json=as_json,
     )
     sys.exit(code)
@@ -207,14 +230,128 @@ def agents(
 
 @app.command(rich_help_panel=LOOK)
 def describe(
-    name: Annotated[str, typer.Argument(help="Name of an agent.")],
+    name: Annotated[str, typer.Argument(help="Name of an agent, or the id of any Thing.")],
     subset: Annotated[str, typer.Option(help="Its release line.")] = "stable",
+    revision: Annotated[
+        int | None, typer.Option(help="As it was at this revision.", show_default=False)
+    ] = None,
+    form: Annotated[
+        DescriptionForm, typer.Option("--as", help="In which form others know it.")
+    ] = DescriptionForm.description,
+    versions: Annotated[
+        bool, typer.Option("--history", help="The versions that are kept, instead.")
+    ] = False,
+    as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
-    """Print an agent's Thing Description."""
+    """Print a Thing's Description."""
     from lmos_mesh.cli.agents import describe as command
+    from lmos_mesh.cli.agents import history
 
-    sys.exit(command(name, subset=subset, mesh=mesh))
+    if versions:
+        sys.exit(history(name, subset=subset, as_json=as_json, mesh=mesh))
+    sys.exit(command(name, subset=subset, revision=revision, form=form.value, mesh=mesh))
+
+
+@app.command(rich_help_panel=LOOK)
+def find(
+    text: Annotated[
+        str | None, typer.Argument(help='What it should be able to do: "refund a customer".')
+    ] = None,
+    capability: Annotated[
+        str | None, typer.Option(help="Id or name of a capability.", show_default=False)
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="A range for it: '>=1.2 <2'.", show_default=False)
+    ] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="A tag of its capabilities; several: all.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="agent, tool or thing.", show_default=False)
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="A channel that it serves.", show_default=False)
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Its release line.")] = None,
+    all: Annotated[
+        bool, typer.Option("--all", "-a", help="Those without an instance, too.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many.", show_default=False)] = None,
+    as_json: Json = False,
+    mesh: Mesh = None,
+) -> None:
+    """Find who can do something: by meaning, capability, version, tags."""
+    from lmos_mesh.cli.find import find as command
+
+    code = command(
+        text,
+        capability=capability,
+        version=version,
+        tags=tags or [],
+        kind=kind,
+        channel=channel,
+        subset=subset,
+        everyone=all,
+        limit=limit,
+        as_json=as_json,
+        mesh=mesh,
+    )
+    sys.exit(code)
+
+
+@app.command(rich_help_panel=LOOK)
+def events(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KIND]…", help="Of these kinds only: thing, created, died, …"),
+    ] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(help="Begin after this number; 0: all that are kept.", show_default=False),
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Go on until Ctrl-C.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One CloudEvent per line.")] = False,
+    mesh: Mesh = None,
+) -> None:
+    """Follow who registers, changes, leaves and dies."""
+    from lmos_mesh.cli.events import events as command
+
+    sys.exit(command(kinds=kinds or [], since=since, follow=follow, as_json=as_json, mesh=mesh))
+
+
+@app.command(rich_help_panel=START)
+def apply(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
+    ],
+    ttl: Annotated[
+        float | None,
+        typer.Option(help="Seconds after which they are forgotten.", show_default=False),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Whom they are for.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    mesh: Mesh = None,
+) -> None:
+    """Register Descriptions that were written by hand."""
+    from lmos_mesh.cli.apply import apply as command
+
+    sys.exit(command(files, ttl_s=ttl, tenant=tenant, as_json=as_json, mesh=mesh))
+
+
+@app.command(rich_help_panel=LOOK)
+def validate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say whether Descriptions are valid, with every fault and its line."""
+    from lmos_mesh.cli.validate import validate as command
+
+    sys.exit(command(files, as_json=as_json))
 
 
 @app.command(rich_help_panel=LOOK)

@@ -1,7 +1,12 @@
 """`lmos agents` and `lmos describe`: who is on the mesh."""
 
 import asyncio
+import datetime
+import re
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any, Literal
+from urllib.parse import quote
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -12,11 +17,26 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.screen import out, plural, print_json
-from lmos_mesh.errors import MeshError
-from lmos_mesh.messages import FIND_THINGS, GET_THING, FindThings, FoundThing, GetThing
+from lmos_mesh.description import thing_of
+from lmos_mesh.errors import MeshError, NotFound
+from lmos_mesh.mesh_state import find_mesh
+from lmos_mesh.messages import (
+    FIND_THINGS,
+    GET_HISTORY,
+    GET_THING,
+    FindThings,
+    FoundThing,
+    GetHistory,
+    GetThing,
+    History,
+)
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT
 
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
+_USUAL_URL = "http://127.0.0.1:8420"
 _REFRESH_S = 1.0
 _GATHER_S = 0.05
+_WHOLE_NAME = 28
 
 
 def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> int:
@@ -34,9 +54,43 @@ def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> i
     return 0
 
 
-def describe(name: str, *, subset: str, mesh: str | None) -> int:
-    """Print an agent's Thing Description."""
-    print_json(run(_description(name, subset=subset, mesh=mesh)))
+Form = Literal["description", "card", "capabilities", "agent-json"]
+"""What `describe` shows: the Description, or what it is made into for others."""
+
+
+def describe(
+    name: str,
+    *,
+    subset: str = DEFAULT_SUBSET,
+    revision: int | None = None,
+    form: Form = "description",
+    mesh: str | None,
+) -> int:
+    """Print the Description of what has that name or id, or another form of it."""
+    found, url = run(_found(name, subset=subset, revision=revision, mesh=mesh))
+    print_json(_formed(found, form, url))
+    return 0
+
+
+def history(name: str, *, subset: str = DEFAULT_SUBSET, as_json: bool, mesh: str | None) -> int:
+    """Show the versions of a Description that are kept, the latest first."""
+    found = run(_history(name, subset=subset, mesh=mesh))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    table.add_column("revision", justify="right")
+    table.add_column("when", no_wrap=True)
+    table.add_column("version")
+    for one in found.versions:
+        at = datetime.datetime.fromtimestamp(one.at).astimezone()
+        table.add_row(
+            str(one.revision),
+            at.strftime("%Y-%m-%d %H:%M:%S"),
+            Text("removed", "red") if one.gone else Text(one.version),
+        )
+    shown = Text(f"lmos describe {name} --revision N shows one of them", "dim")
+    out().print(Group(table, shown))
     return 0
 
 
@@ -51,10 +105,56 @@ async def _find_once(mesh: str | None) -> list[FoundThing]:
         return await find(bus)
 
 
-async def _description(name: str, *, subset: str, mesh: str | None) -> object:
+async def _found(
+    name: str, *, subset: str, revision: int | None, mesh: str | None
+) -> tuple[FoundThing, str]:
+    """What has that name or id, and where the HTTP adapter is."""
     async with connected(mesh) as bus, answering("registry"):
-        wanted = GetThing(name=name, subset=subset)
-        return (await bus.call(GET_THING, wanted, nobody_s=RESTART_S)).description
+
+        async def get(**which: str) -> FoundThing:
+            wanted = GetThing(**which, revision=revision)  # pyright: ignore[reportArgumentType]
+            return await bus.call(GET_THING, wanted, nobody_s=RESTART_S)
+
+        if not _URI.match(name):
+            return await get(name=name, subset=subset), _http_url(mesh)
+        try:
+            return await get(id=name), _http_url(mesh)
+        except NotFound:
+            with suppress(NotFound):  # a name may look like an id
+                return await get(name=name, subset=subset), _http_url(mesh)
+            raise
+
+
+async def _history(name: str, *, subset: str, mesh: str | None) -> History:
+    async with connected(mesh) as bus, answering("registry"):
+        wanted = GetHistory(name=name, subset=subset)
+        if _URI.match(name):
+            wanted = GetHistory(id=name)
+        return await bus.call(GET_HISTORY, wanted, nobody_s=RESTART_S)
+
+
+def _http_url(mesh: str | None) -> str:
+    """Where the mesh of this machine is on the web; its usual place if that is not known."""
+    with suppress(MeshError):
+        return find_mesh(mesh).http_url or _USUAL_URL
+    return _USUAL_URL
+
+
+def _formed(found: FoundThing, form: Form, url: str) -> Any:
+    """The Description as it is, or a projection of its record."""
+    description: Mapping[str, Any] = found.description or {}
+    if form == "description":
+        return description
+    from lmos_mesh import projections
+
+    own = {member: value for member, value in description.items() if member != "registration"}
+    thing = thing_of(own, tenant=found.tenant or DEFAULT_TENANT)
+    if form == "capabilities":
+        return projections.capabilities_json(thing)
+    own_url = f"{url}/agents/{quote(thing.name, safe='')}/{quote(thing.subset, safe='')}"
+    if form == "card":
+        return projections.agent_card(thing, own_url)
+    return projections.agent_json(thing, own_url)
 
 
 async def _watch(*, everyone: bool, mesh: str | None) -> None:
@@ -93,30 +193,61 @@ def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
     )
     if not found:
         return Group(Text("No agent is live. Try: lmos run examples/billing.py", "dim"), *more)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
-    table.add_column("agent", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    # What can be folded gives way before the names do.
+    origins = any(map(untold_origin, found))
+    longest = max(len(one.title or one.name) for one in found)
+    whole = None if origins else min(longest, _WHOLE_NAME)
+    table.add_column("agent", overflow="fold", min_width=whole)
     table.add_column("version")
     table.add_column("subset")
-    table.add_column("capabilities", overflow="fold", ratio=1)
-    table.add_column("instances", justify="right")
-    table.add_column("in flight", justify="right")
+    table.add_column("capability", overflow="fold")
+    table.add_column("instances", justify="right", no_wrap=True)
+    table.add_column("calls", justify="right", no_wrap=True)
+    if origins:
+        table.add_column("origin", overflow="fold")
     table.add_column("health", no_wrap=True)
     for one in sorted(found, key=lambda one: (not one.live, one.name, one.subset)):
         table.add_row(
-            Text(one.name, "bold" if one.live else "dim"),
+            Text(one.title or one.name, "bold" if one.live else "dim"),
             _versions(one),
             one.subset,
-            ", ".join(capability.name for capability in one.capabilities),
+            named(one),
             str(len(one.instances)),
             str(sum(instance.in_flight for instance in one.instances)),
-            Text("● live", "green") if one.live else Text("○ down", "red"),
+            *([untold_origin(one)] if origins else []),
+            health_of(one),
             style="" if one.live else "dim",
         )
     return Group(table, *more)
 
 
+def named(one: FoundThing, *, most: int = 5) -> str:
+    """The first of its capabilities, and how many more it has."""
+    left = len(one.capabilities) - most
+    shown = ", ".join(capability.name for capability in one.capabilities[:most])
+    return f"{shown}, and {left} more" if left > 0 else shown
+
+
+def untold_origin(one: FoundThing) -> str:
+    """Where it is from, unless its name says so."""
+    origin = origin_of(one)
+    return "" if origin and (one.title or one.name).endswith(f"@{origin}") else origin
+
+
+def origin_of(one: FoundThing) -> str:
+    """Where it is from, if it is no process of this mesh."""
+    return one.origin or ("external" if one.external or one.kind == "thing" else "")
+
+
+def health_of(one: FoundThing) -> Text:
+    """Whether it is there; what is no process of this mesh may be, and nobody sees it."""
+    if one.live:
+        return Text("● live", "green")
+    return Text("○ listed", "dim") if origin_of(one) else Text("○ down", "red")
+
+
 def _versions(one: FoundThing) -> str:
     """The versions that run; more than one while instances are being replaced."""
     running = sorted({instance.version for instance in one.instances if instance.version})
-    said = ", ".join(running) or one.version
-    return f"{said} (external)" if one.external else said
+    return ", ".join(running) or one.version

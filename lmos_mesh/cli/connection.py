@@ -37,6 +37,16 @@ def bus_url(mesh: str | None) -> str:
     return find_mesh(mesh).nats_url
 
 
+class _BusNews(logging.Handler):
+    """Says on the screen when the bus is lost, and when it is back."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        said = record.getMessage().partition(" (")[0]
+        if said.startswith("the bus is "):
+            err().print(f"[yellow]{said}[/yellow]")
+
+
 @asynccontextmanager
 async def connected(mesh: str | None) -> AsyncGenerator[Bus]:
     """The bus of the mesh while the block lasts.
@@ -48,8 +58,12 @@ async def connected(mesh: str | None) -> AsyncGenerator[Bus]:
     url = bus_url(mesh)
     settings = load_settings(Settings)
     if not os.environ.get("LMOS_LOG_LEVEL"):
-        # What the client notes about its connection is no news to whoever types a command.
+        # Of what the client notes, only that it waits is news to whoever types a command.
         logging.getLogger().addHandler(logging.NullHandler())
+        transport_logger = logging.getLogger(NatsTransport.__module__)
+        transport_logger.setLevel(logging.INFO)
+        if not any(isinstance(one, _BusNews) for one in transport_logger.handlers):
+            transport_logger.addHandler(_BusNews())
     instance = new_instance("cli")
     async with (
         NatsTransport.connect(

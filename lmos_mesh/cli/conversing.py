@@ -152,13 +152,16 @@ async def answered(bus: Bus, request: Converse, view: View, *, timeout_s: float 
                 case "delta":
                     view.piece(str(frame.body))
                 case "restart":
-                    lost = str(frame.body.get("lost") or "who answered")
-                    view.restarted(f"{lost} was lost")
+                    view.restarted(_why_anew(frame.body))
                 case "end":
                     return Answer.model_validate(frame.body)
                 case _:
                     pass
     raise StreamBroken("the answer has no end")
+
+
+def _why_anew(body: dict[str, Any]) -> str:
+    return str(body.get("reason") or f"{body.get('lost') or 'who answered'} was lost")
 
 
 def _state(body: Any) -> str:

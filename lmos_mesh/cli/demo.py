@@ -216,7 +216,8 @@ class _TourView(Terminal):
             Text(in_short(decision), "green"),
             *(Text(one, "dim") for one in reasons(decision)),
         ):
-            out().print(Padding.indent(line, len(_INDENT)))
+            # Wrapped also where no terminal is, or it would be cut.
+            out().print(Padding.indent(line, len(_INDENT)), soft_wrap=False)
 
 
 def reasons(decision: Decision) -> Sequence[str]:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Collection, Generator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -28,7 +28,7 @@ from lmos_mesh.models import MODEL_NAME, installed_model, models_dir
 from lmos_mesh.nats_server import find_binary
 from lmos_mesh.nats_transport import NatsTransport, without_secrets
 from lmos_mesh.ports import holder, is_free
-from lmos_mesh.programs import PROTOCOLS, SERVICES, roles_of
+from lmos_mesh.programs import PROTOCOLS, SERVICES, USUAL_ADAPTERS, roles_of
 from lmos_mesh.settings import Settings, load_settings
 from lmos_mesh.transport import Packet
 
@@ -149,7 +149,15 @@ def _disk() -> Generator[Finding]:
         ("disk", state_dir(), "the mesh's state"),
         ("disk", models_dir(), "the embedding model"),
     ):
-        there = next((one for one in (folder, *folder.parents) if one.is_dir()), Path("/"))
+        there = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+        if not there.is_dir():
+            yield Finding(
+                check=check,
+                verdict="broken",
+                said=f"{needed_for} cannot be written to {folder}: {there} is no folder",
+                remedy="remove it, or set LMOS_STATE_DIR and LMOS_MODELS_DIR",
+            )
+            continue
         free = shutil.disk_usage(there).free
         said = f"{free / 1e9:.1f} GB free for {needed_for} ({folder})"
         if not os.access(there, os.W_OK):
@@ -192,10 +200,14 @@ def _settings() -> Generator[Finding]:
 
 
 def _mesh(mesh: str | None) -> Generator[Finding]:
+    running = running_meshes()
+    if mesh is None and not os.environ.get("LMOS_NATS_URL") and len(running) > 1:
+        for record in running:
+            yield from _mesh(record.name)
+        return
     try:
         url = bus_url(mesh)
     except NotFound as exc:
-        running = running_meshes()
         yield Finding(
             check="mesh",
             verdict="note" if mesh is None and not running else "broken",
@@ -257,7 +269,8 @@ async def _on_bus(url: str, mesh: str | None) -> list[Finding]:
 
 
 async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
-    here = any(record.nats_url == url for record in running_meshes())
+    here = [record for record in running_meshes() if record.nats_url == url]
+    chosen = {one.name for record in here for one in record.processes}
     yield await _jetstream(bus)
     yield await _disconnects(bus, url)
     answering = await _pinged(bus)
@@ -265,7 +278,7 @@ async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
         count = len(answering.get(f"lmos-{role}", ()))
         if count:
             yield Finding(check=role, verdict="fine", said=f"{plural(count, 'replica')} answering")
-        else:
+        elif is_awaited(role, chosen):
             yield Finding(
                 check=role,
                 verdict="note" if role in roles_of(PROTOCOLS) else "broken",
@@ -276,6 +289,11 @@ async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
         yield await _router(bus)
     if answering.get("lmos-registry"):
         yield await _agents(bus)
+
+
+def is_awaited(role: str, chosen: Collection[str]) -> bool:
+    """Whether something is missing without it: an adapter that nobody has chosen is not."""
+    return role in roles_of(SERVICES) or role in USUAL_ADAPTERS or role in chosen
 
 
 async def _jetstream(bus: Bus) -> Finding:

@@ -345,7 +345,8 @@ class _Runner:
             _kill_all(file.copies)
 
     async def _leave(self) -> int:
-        self._note("finishing what was begun; Ctrl-C again ends it at once")
+        if any(copy.alive() for file in self._files for copy in file.copies):
+            self._note("finishing what was begun; Ctrl-C again ends it at once")
         async with asyncio.TaskGroup() as tasks:
             for file in self._files:
                 for copy in file.copies:

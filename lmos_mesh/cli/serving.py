@@ -65,7 +65,7 @@ def load_agents(file: Path, *, subset: str | None = None) -> list[Agent]:
         if subset is not None:
             agent.subset = subset
         raw = agent.thing(tenant)
-        if faults := faults_of(raw):
+        if faults := [*faults_of(raw), *agent.faults()]:
             raise InvalidDescription.of(f"{label_of(raw)} of {file}", faults)
     return agents
 

@@ -7,9 +7,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lmos_mesh.cli.screen import out, print_json
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.mesh_state import MeshPlace, MeshRecord, find_mesh, place_of
 from lmos_mesh.ports import claim_port
-from lmos_mesh.programs import Program, installed_programs, replicas_from
+from lmos_mesh.programs import USUAL_ADAPTERS, Program, installed_programs, replicas_from
 from lmos_mesh.restarts import LOOPING_AFTER
 from lmos_mesh.service import VERSION
 from lmos_mesh.settings import Settings, load_settings
@@ -52,6 +52,8 @@ def up(
     http_port: int | None,
     replicas: str,
     no_http: bool,
+    adapters: Sequence[str],
+    peers: Sequence[str],
     as_json: bool,
 ) -> int:
     """Run a mesh until told to stop."""
@@ -61,6 +63,8 @@ def up(
         http_port=http_port,
         replicas=replicas_from(replicas),
         no_http=no_http,
+        adapters=adapters,
+        peers=peers,
     )
     if as_json:
         return supervise(plan, _tell_json)
@@ -80,6 +84,8 @@ def plan_of(
     http_port: int | None = None,
     replicas: dict[str, int] | None = None,
     no_http: bool = False,
+    adapters: Sequence[str] = (),
+    peers: Sequence[str] = (),
     agents: tuple[Program, ...] = (),
     own_nats: bool = False,
 ) -> MeshPlan:
@@ -91,6 +97,9 @@ def plan_of(
         http_port: For the HTTP adapter.
         replicas: How many of each service; one unless given.
         no_http: Leave the HTTP adapter out.
+        adapters: What runs besides the usual ones.
+        peers: Meshes whose agents are to be known here: names of those on this machine, or URLs
+            of their HTTP adapters.
         agents: What runs beside the services.
         own_nats: Start a NATS server even if `LMOS_NATS_URL` names one.
 
@@ -106,28 +115,45 @@ def plan_of(
             "is there already",
             hint="give only one of them",
         )
-    programs = installed_programs(replicas or {}, without=("http",) if no_http else ())
+    wanted = {*adapters, *(() if no_http else USUAL_ADAPTERS)}
+    told = {"registry": {"LMOS_REGISTRY_MESH": os.environ.get("LMOS_REGISTRY_MESH") or name}}
+    if peers:
+        told["registry"]["LMOS_REGISTRY_PEERS"] = ",".join(map(_peer, peers))
     port, http_url = None, None
+    programs = installed_programs(replicas or {}, adapters=wanted)
     if any(one.role == "http" for one in programs):
         host = os.environ.get("LMOS_HTTP_HOST") or HTTP_HOST
         port = claim_port(host, _http_port(http_port), first=HTTP_PORT, what="HTTP")
         http_url = f"http://{_reachable(host)}:{port.number}"
-        told = {"LMOS_HTTP_HOST": host, "LMOS_HTTP_PORT": str(port.number)}
-        programs = [
-            Program(name=one.name, kind=one.kind, role=one.role, command=one.command, env=told)
-            if one.role == "http"
-            else one
-            for one in programs
-        ]
+        told["http"] = {"LMOS_HTTP_HOST": host, "LMOS_HTTP_PORT": str(port.number)}
     return MeshPlan(
         place=place,
-        programs=(*programs, *agents),
+        programs=(*(replace(one, env=told.get(one.role, {})) for one in programs), *agents),
         settings=settings,
         nats_url=nats_url,
         nats_port=nats_port,
         http_port=port,
         http_url=http_url,
     )
+
+
+def _peer(peer: str) -> str:
+    """A peer as the registry's settings have it: a URL, or a name and a URL."""
+    if "://" in peer:
+        url = peer.partition("=")[2] if "=" in peer.partition("://")[0] else peer
+        if not url.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"--peer {peer!r} is not where a mesh's directory is read",
+                hint="write http://HOST:8420, NAME=http://HOST:8420, or the name of a mesh here",
+            )
+        return peer
+    url = find_mesh(peer).http_url
+    if url is None:
+        raise SettingsError(
+            f"mesh {peer!r} has no HTTP adapter, so its directory cannot be read",
+            hint="start it without --no-http",
+        )
+    return f"{peer}={url}"
 
 
 def supervise(
@@ -224,6 +250,7 @@ class UpScreen:
         self._up = False
         self._stopping = False
         self._crashing: dict[str, str] = {}
+        self._given_up: set[str] = set()
         self._title = title or f"mesh {plan.place.name}"
         self._waiting = [one.name for one in plan.programs]
         self._width = max(map(len, ["nats", *self._waiting]))
@@ -297,6 +324,12 @@ class UpScreen:
             self._spin(f"starting {', '.join(self._waiting)}")
 
     def _died(self, event: Died) -> None:
+        if event.given_up:
+            self._given_up.add(event.name)
+            # Its last words begin with its role.
+            said = event.said or f"{event.name} {event.how}"
+            self._line("✗", "red", said, "it is not started again; mend that, and start the mesh")
+            return
         again = "at once" if event.retry_s < 0.5 else f"in {event.retry_s:.0f} s"
         # The same again is one word, and from then on now and then a reminder.
         known = self._crashing.get(event.name) == event.said and event.times > 1
@@ -330,7 +363,8 @@ class UpScreen:
             self._line(
                 "✗",
                 "red",
-                f"{', '.join(event.failing)} did not start; trying goes on",
+                f"{', '.join(event.failing)} did not start"
+                + ("" if self._given_up.issuperset(event.failing) else "; trying goes on"),
                 "`lmos logs` says why",
             )
         if event.encoder is not None and not event.encoder.semantic:

@@ -11,16 +11,20 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
-from lmos_mesh.things import NESTING, Faults, check_json, kind_of, pointer, quoted
+from lmos_mesh.schemas.assertions import (
+    SAID_OF_DATE_TIME,
+    TD_CONTEXTS,
+    check_assertions,
+    check_registration,
+)
+from lmos_mesh.things import NESTING, OUTER_NESTING, Faults, check_json, kind_of, pointer, quoted
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft7Validator, ValidationError
 
-TD_CONTEXT = "https://www.w3.org/2022/wot/td/v1.1"
+TD_CONTEXT = TD_CONTEXTS[0]
 
 _SCHEMA = "td-json-schema-validation.json"
-# Between the root of a Description and the input schema of an action.
-_OUTER_NESTING = 8
 # All errors of a large document take seconds to list; of a larger one only the first is told.
 _LISTABLE_VALUES = 10_000
 
@@ -32,7 +36,7 @@ def td_faults(description: object) -> Faults:
         found.add("", f"must be an object, not {kind_of(description)}")
         return found
     document = dict(cast("Mapping[str, Any]", description))
-    check_json(document, "", found, nesting=NESTING + _OUTER_NESTING)
+    check_json(document, "", found, nesting=NESTING + OUTER_NESTING)
     if found:
         # The schema could not be trusted to see what is no JSON, or has no bottom.
         return found
@@ -57,6 +61,13 @@ def td_faults(description: object) -> Faults:
             " and objects of prefixes and their URIs besides",
         )
     _check_security(document, found)
+    known = {fault["field"] for fault in found.listed()}
+    more = Faults()
+    check_registration(document, more)
+    check_assertions(document, more)
+    for fault in more.listed():
+        if fault["field"] not in known:
+            found.add(fault["field"], fault["description"])
     return found
 
 
@@ -166,7 +177,7 @@ _OF_PATTERN = {
 }
 _OF_FORMAT = {
     "uri": "must be an absolute URI, e.g. urn:uuid:6f1d3a7a-1f97-4e6b-b45f-f3c2e1c84c77",
-    "date-time": "must be a date and time of RFC 3339, e.g. 2026-01-31T12:00:00Z",
+    "date-time": SAID_OF_DATE_TIME,
 }
 
 

@@ -14,9 +14,11 @@ from starlette.types import ASGIApp
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import InvalidMessage, MeshError
 from lmos_mesh.service import VERSION
+from lmos_mesh.wrong_fields import description_of, pointer
+from lmos_mesh.wrong_fields import told as told_faults
 from lmos_mesh_http import lmos_rest, openai
+from lmos_mesh_http.agent_routes import AgentRoutes, WholeSegments
 from lmos_mesh_http.asking import Asker
-from lmos_mesh_http.bodies import pointer, told_faults
 from lmos_mesh_http.docs_page import add_docs
 from lmos_mesh_http.edge import REQUEST_ID, Edge, request_id_of
 from lmos_mesh_http.errors import (
@@ -29,10 +31,13 @@ from lmos_mesh_http.errors import (
     surface_of,
     told,
 )
+from lmos_mesh_http.event_routes import EventRoutes
 from lmos_mesh_http.health import HealthRoutes, NotReady
 from lmos_mesh_http.lmos_routes import LmosRoutes
 from lmos_mesh_http.openai_routes import OpenAIRoutes
 from lmos_mesh_http.openapi import describe
+from lmos_mesh_http.places import Places
+from lmos_mesh_http.thing_routes import ThingRoutes
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +47,27 @@ Ask a mesh of agents over HTTP.
 * **LMOS runtime**: conversations that the mesh keeps, as Eclipse LMOS has them. Every path under
   `/apis/v1` is also under `/lmos/runtime/apis/v1`.
 * **OpenAI**: for everything that speaks to OpenAI; agents are its models.
+* **Directory**: all that is on the mesh, as a Thing Description Directory of W3C WoT Discovery.
+* **Agents**: their descriptions, and their actions, properties and events.
 """
+
+
+# What web pages of other origins may read besides the body.
+_SHOWN = (
+    REQUEST_ID,
+    "traceparent",
+    "retry-after",
+    "link",
+    "location",
+    "content-location",
+    "etag",
+)
 
 
 def make_app(
     bus: Bus,
     asker: Asker,
+    places: Places,
     *,
     body_limit: int,
     stall_timeout_s: float,
@@ -58,6 +78,7 @@ def make_app(
     Args:
         bus: Where the mesh is.
         asker: Asks it for answers.
+        places: Under which URLs it is reached.
         body_limit: The most bytes that a request may have.
         stall_timeout_s: How long a client may read nothing of what is sent to it.
         cors_origins: Web pages of these origins may call; none by default.
@@ -76,6 +97,9 @@ def make_app(
     )
     OpenAIRoutes(asker, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
     LmosRoutes(asker, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
+    ThingRoutes(asker, places, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
+    EventRoutes(asker, stall_timeout_s=stall_timeout_s).add_to(app)
+    AgentRoutes(asker, places, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
     HealthRoutes(bus).add_to(app)
     add_docs(app)
     _handle_errors(app)
@@ -91,14 +115,14 @@ def make_app(
             NotReady,
         ),
     )
-    edge: ASGIApp = Edge(app)
+    edge: ASGIApp = Edge(WholeSegments(app))
     if cors_origins:
         edge = CORSMiddleware(
             edge,
             allow_origins=cors_origins,
-            allow_methods=("GET", "POST", "DELETE"),
+            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID, "traceparent", "retry-after"),
+            expose_headers=_SHOWN,
         )
     return edge
 
@@ -111,10 +135,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def of_validation(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
         faults = [
-            {"field": pointer(tuple(error["loc"][1:])), "description": str(error["msg"])}
+            {"field": pointer(tuple(error["loc"][1:])), "description": description_of(error)}
             for error in exc.errors()
         ]
-        said = told_faults("request", faults)
+        said = f"the request cannot be used: {told_faults(faults)}"
         return _tell(request, fault_of(InvalidMessage(said, faults=faults)))
 
     async def of_http(request: Request, exc: Exception) -> Response:
@@ -155,7 +179,7 @@ def _methods_at(app: FastAPI, request: Request) -> list[str]:
 
 def _tell(request: Request, fault: Fault) -> Response:
     path = request.url.path
-    if fault.status >= 500:
+    if fault.status >= 500 and fault.status != 501:  # which is as it should be
         logger.warning("%s: %s (%s)", fault.status, fault.code, request_id_of(request))
     reply = told(fault, surface_of(path))
     return Response(reply.body, reply.status, dict(reply.headers))

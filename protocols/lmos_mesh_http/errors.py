@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from lmos_mesh.errors import AgentNotFound, Cancelled, MeshError
+from lmos_mesh.errors import AgentNotFound, Cancelled, InvalidDescription, MeshError
 
 Surface = Literal["lmos", "openai", "problem"]
 
@@ -36,9 +36,13 @@ _HTTP_CODES = {
     400: "invalid-message",
     404: "not-found",
     405: "method-not-allowed",
+    406: "not-acceptable",
     408: "request-timeout",
+    409: "conflict",
+    412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
+    501: "not-implemented",
 }
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
 
@@ -65,6 +69,17 @@ class OpenAIError(BaseModel):
     error: OpenAIErrorDetail
 
 
+class FieldFault(BaseModel):
+    """One fault.
+
+    Attributes:
+        field: JSON Pointer of what is wrong.
+    """
+
+    field: str
+    description: str
+
+
 class Problem(BaseModel):
     """An error anywhere else (RFC 9457)."""
 
@@ -72,6 +87,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    validationErrors: tuple[FieldFault, ...] | None = None  # noqa: N815 - its name on the wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +135,9 @@ def fault_of(error: MeshError) -> Fault:
     if isinstance(error, Cancelled):
         # 499 is nobody's standard; the request lost against whoever called it off.
         status = 409
+    elif isinstance(error, InvalidDescription):
+        # W3C WoT Discovery has no other status for it.
+        status = 400
     param = ""
     if isinstance(error, AgentNotFound):
         param = "/model"
@@ -187,8 +206,11 @@ def openai_body(fault: Fault) -> bytes:
 
 
 def problem_body(fault: Fault) -> bytes:
-    """A problem document."""
-    return to_json(fault.problem, serialize_unknown=True)
+    """A problem document; faults are called as W3C WoT Discovery calls them."""
+    problem = dict(fault.problem)
+    if (faults := problem.pop("faults", None)) is not None:
+        problem["validationErrors"] = faults
+    return to_json(problem, serialize_unknown=True)
 
 
 _BODIES = {"lmos": lmos_body, "openai": openai_body, "problem": problem_body}

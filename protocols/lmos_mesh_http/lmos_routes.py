@@ -6,11 +6,13 @@ from fastapi import FastAPI, Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmos_mesh import codec
 from lmos_mesh.messages import (
     CANCEL_TURN,
     FIND_THINGS,
     FORGET_CONVERSATION,
     GET_CONVERSATION,
+    Answer,
     CancelTurn,
     FindThings,
     ForgetConversation,
@@ -164,21 +166,16 @@ class LmosRoutes:
         subset = header(headers, "x-subset", DEFAULT_SUBSET)
         body = await read_json(request, ChatRequest, limit=self._body_limit)
         question = converse_of(body, conversation=conversation, turn=turn, subset=subset)
+        opened = self._asker.conversing(request, tenant, question)
         if sse.MEDIA_TYPE in headers.get("accept", ""):
             return AnswerAsItComes(
-                self._asker,
+                opened,
                 request,
-                tenant,
-                question,
                 events=LmosEvents(body),
                 stall_timeout_s=self._stall_timeout_s,
             )
         return WholeAnswer(
-            self._asker,
-            request,
-            tenant,
-            question,
-            body_of=lambda answer: reply_body(body, answer),
+            opened, body_of=lambda answer: reply_body(body, codec.validate(Answer, answer))
         )
 
     async def agents(

@@ -8,11 +8,13 @@ from fastapi import FastAPI, Header, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmos_mesh import codec
 from lmos_mesh.errors import AgentNotFound
 from lmos_mesh.messages import (
     DEFAULT_CHANNEL,
     FIND_THINGS,
     GET_THING,
+    Answer,
     FindThings,
     GetThing,
 )
@@ -136,13 +138,12 @@ class OpenAIRoutes:
         )
         id = f"chatcmpl-{secrets.token_hex(12)}"
         created = int(time.time())
+        opened = self._asker.conversing(request, tenant, question)
         if body.stream:
             options = body.stream_options
             return AnswerAsItComes(
-                self._asker,
+                opened,
                 request,
-                tenant,
-                question,
                 events=ChatChunks(
                     id=id,
                     created=created,
@@ -152,12 +153,9 @@ class OpenAIRoutes:
                 stall_timeout_s=self._stall_timeout_s,
             )
         return WholeAnswer(
-            self._asker,
-            request,
-            tenant,
-            question,
+            opened,
             body_of=lambda answer: completion_body(
-                answer, id=id, created=created, model=body.model
+                codec.validate(Answer, answer), id=id, created=created, model=body.model
             ),
         )
 

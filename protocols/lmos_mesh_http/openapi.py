@@ -4,6 +4,7 @@ The busiest paths read their own parameters and bodies, so that they describe th
 FastAPI says of validation (422) is not what happens (400, in the form of the surface).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,18 +14,21 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from lmos_mesh_http.errors import JSON
+from lmos_mesh_http.errors import JSON, PROBLEM, Problem
 from lmos_mesh_http.parameters import LONGEST, PATTERN
 
 _REF = "#/components/schemas/{model}"
 _MEANINGS = {
     400: "The request cannot be used; the message names every wrong field.",
     404: "What was named does not exist.",
+    406: "It cannot be given in a form that the request accepts.",
     408: "The body did not come in time.",
     409: "It collides with what is going on, or was called off.",
+    412: "It is not at the revision that the request names.",
     413: "It is too large; the message names the limit.",
     415: "The content type is not JSON.",
     500: "The agent or the mesh failed.",
+    501: "This directory cannot do that.",
     502: "The agent was lost while it answered.",
     503: "Nobody is there to answer, or they have too much to do; try again.",
     504: "No answer came in time; try again.",
@@ -61,13 +65,37 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"required": True, "content": {JSON: {"schema": schema_of(model)}}}
 
 
-def errors(body: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(
+    body: type[BaseModel], *statuses: int, media_type: str = JSON
+) -> dict[int | str, dict[str, Any]]:
     """How an operation may fail."""
     return {
-        status: {"description": _MEANINGS[status], "content": {JSON: {"schema": schema_of(body)}}}
+        status: {
+            "description": _MEANINGS[status],
+            "content": {media_type: {"schema": schema_of(body)}},
+        }
         | ({"headers": _RETRY_AFTER} if status == 503 else {})
         for status in statuses
     }
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How an operation may fail that tells it as problem+json."""
+    return errors(Problem, *statuses, media_type=PROBLEM)
+
+
+def content(*media_types: str, description: str, **schema: Any) -> dict[str, Any]:
+    """A response that an operation writes by itself."""
+    return {
+        "description": description,
+        "content": {one: {"schema": schema or {"type": "object"}} for one in media_types},
+    }
+
+
+def add_reading(app: FastAPI, path: str, endpoint: Callable[..., Any], **described: Any) -> None:
+    """Add what is read by GET, and by HEAD for its headers alone, which is not described again."""
+    app.add_api_route(path, endpoint, methods=["GET"], **described)
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **described)
 
 
 def describe(

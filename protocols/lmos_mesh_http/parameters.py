@@ -5,9 +5,12 @@ long; so none may be longer than this, whoever sends it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from starlette.exceptions import HTTPException
 
 from lmos_mesh.errors import InvalidMessage
+from lmos_mesh_http.negotiation import chosen
 
 LONGEST = 128
 PATTERN = r"^[^\x00-\x1f\x7f]+$"
@@ -28,7 +31,7 @@ def name(value: str, where: str) -> str:
     if len(value) > LONGEST:
         reason = f"has {len(value)} characters; {LONGEST} is the limit"
     elif not value:
-        reason = "is empty"
+        reason = "is missing or empty"
     elif _NAME.fullmatch(value) is None:
         reason = "has control characters"
     else:
@@ -46,3 +49,15 @@ def header(headers: Mapping[str, str], named: str, default: str) -> str:
     """
     given = headers.get(named)
     return name(given, named) if given else default
+
+
+def acceptable(headers: Mapping[str, str], offers: Sequence[str]) -> str:
+    """The media type of the answer that the client likes best.
+
+    Raises:
+        HTTPException: It takes none of them (406).
+    """
+    media_type = chosen(headers.get("accept", ""), offers)
+    if media_type is None:
+        raise HTTPException(406, f"the request accepts none of {', '.join(offers)}")
+    return media_type

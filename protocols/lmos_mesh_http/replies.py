@@ -6,26 +6,23 @@ is held back by the server's own flow control; nothing is queued here.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lmos_mesh import codec
 from lmos_mesh.errors import MeshError, StreamBroken
-from lmos_mesh.mesh import TurnStream
-from lmos_mesh.messages import Answer, Converse
 from lmos_mesh.reply_stream import Frame
 from lmos_mesh_http import sse
-from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.edge import request_id_of
 from lmos_mesh_http.errors import JSON
 
 logger = logging.getLogger(__name__)
 
-_SSE_HEADERS = [
+SSE_HEADERS = [
     (b"content-type", f"{sse.MEDIA_TYPE}; charset=utf-8".encode()),
     (b"cache-control", b"no-store"),
     # Proxies of the nginx family would otherwise collect the words before they pass them on.
@@ -52,15 +49,27 @@ class _Left(Exception):
     """The client has left."""
 
 
-class Conversing(Response):
+class Frames(Protocol):
+    """An answer as it comes."""
+
+    @property
+    def waiting(self) -> int:
+        """How many frames are here already and have not been read."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Frame]: ...
+
+
+Opened = Callable[[], AbstractAsyncContextManager[Frames]]
+"""Asks; leaving the block before the end calls the work off."""
+
+
+class Asking(Response):
     """A response that asks the mesh while it is sent."""
 
-    def __init__(self, asker: Asker, request: Request, tenant: str, question: Converse) -> None:
+    def __init__(self, opened: Opened) -> None:
         super().__init__()
-        self._asker = asker
-        self._request = request
-        self._tenant = tenant
-        self._question = question
+        self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask and tell, as long as the client is there."""
@@ -70,40 +79,34 @@ class Conversing(Response):
         raise NotImplementedError
 
 
-class WholeAnswer(Conversing):
-    """The answer as one JSON object."""
+class WholeAnswer(Asking):
+    """The answer as one JSON value."""
 
-    def __init__(
-        self,
-        asker: Asker,
-        request: Request,
-        tenant: str,
-        question: Converse,
-        *,
-        body_of: Callable[[Answer], bytes],
-    ) -> None:
-        super().__init__(asker, request, tenant, question)
+    def __init__(self, opened: Opened, *, body_of: Callable[[Any], bytes]) -> None:
+        super().__init__(opened)
         self._body_of = body_of
 
     async def _tell(self, send: Send) -> None:
         body = self._body_of(await self._answer())
-        headers = [
-            (b"content-type", JSON.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"no-store"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers = [(b"cache-control", b"no-store")]
+        if body:
+            headers += [
+                (b"content-type", JSON.encode()),
+                (b"content-length", str(len(body)).encode()),
+            ]
+        status = 200 if body else 204
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self) -> Answer:
-        async with self._asker.converse(self._request, self._tenant, self._question) as stream:
+    async def _answer(self) -> Any:
+        async with self._opened() as stream:
             async for frame in stream:
                 if frame.kind == "end":
-                    return codec.validate(Answer, frame.body)
+                    return frame.body
         raise StreamBroken("the answer ended without an end")
 
 
-class AnswerAsItComes(Conversing):
+class AnswerAsItComes(Asking):
     """The answer as server-sent events.
 
     The status is sent with the first event: what fails before has an HTTP status of its own, and
@@ -112,15 +115,14 @@ class AnswerAsItComes(Conversing):
 
     def __init__(
         self,
-        asker: Asker,
+        opened: Opened,
         request: Request,
-        tenant: str,
-        question: Converse,
         *,
         events: Events,
         stall_timeout_s: float,
     ) -> None:
-        super().__init__(asker, request, tenant, question)
+        super().__init__(opened)
+        self._request = request
         self._events = events
         self._stall_timeout_s = stall_timeout_s
         self._begun = False
@@ -128,7 +130,7 @@ class AnswerAsItComes(Conversing):
 
     async def _tell(self, send: Send) -> None:
         try:
-            async with self._asker.converse(self._request, self._tenant, self._question) as stream:
+            async with self._opened() as stream:
                 await self._tell_frames(stream, send)
         except MeshError as error:
             if not self._begun:
@@ -137,7 +139,7 @@ class AnswerAsItComes(Conversing):
             self._said.append(self._events.failed(error))
             await self._write(send, last=True)
 
-    async def _tell_frames(self, stream: TurnStream, send: Send) -> None:
+    async def _tell_frames(self, stream: Frames, send: Send) -> None:
         said = self._said
         size = 0
         async for frame in stream:
@@ -156,13 +158,21 @@ class AnswerAsItComes(Conversing):
         self._said.clear()
         if not self._begun:
             self._begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        try:
-            async with asyncio.timeout(self._stall_timeout_s):
-                await send({"type": "http.response.body", "body": body, "more_body": not last})
-        except TimeoutError:
-            logger.info("a client has read nothing for %g s; left it", self._stall_timeout_s)
-            raise _Left from None
+            await send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
+        await send_in_time(send, body, last=last, stall_timeout_s=self._stall_timeout_s)
+
+
+async def send_in_time(send: Send, body: bytes, *, last: bool, stall_timeout_s: float) -> None:
+    """Hand some of a body to the server, which waits while the client does not read.
+
+    For use under `while_there`, which ends when the client is given up.
+    """
+    try:
+        async with asyncio.timeout(stall_timeout_s):
+            await send({"type": "http.response.body", "body": body, "more_body": not last})
+    except TimeoutError:
+        logger.info("a client has read nothing for %g s; left it", stall_timeout_s)
+        raise _Left from None
 
 
 async def while_there(receive: Receive, work: Awaitable[None]) -> None:

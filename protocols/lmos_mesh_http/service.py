@@ -9,11 +9,13 @@ from pydantic import Field
 
 from lmos_mesh import micro
 from lmos_mesh.bus import Bus
-from lmos_mesh.errors import Unavailable
+from lmos_mesh.errors import MeshError, Unavailable
+from lmos_mesh.lease import RENEW_S, LeaseKeeper
 from lmos_mesh.service import VERSION, run_forever
 from lmos_mesh.settings import Settings
 from lmos_mesh_http.app import make_app
 from lmos_mesh_http.asking import Asker
+from lmos_mesh_http.places import Places, reachable_url
 from lmos_mesh_http.server import Server, listen, url_of
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class HttpSettings(Settings):
         http_answer_timeout_s: How long an answer may take in all.
         http_stall_timeout_s: How long a client may read nothing of what is sent to it.
         http_bus_wait_s: How long a request waits for a lost bus.
+        http_public_url: Where others reach this adapter, if that is not where it listens.
     """
 
     http_host: str = "127.0.0.1"
@@ -41,6 +44,9 @@ class HttpSettings(Settings):
     http_answer_timeout_s: float = Field(default=300.0, gt=0)
     http_stall_timeout_s: float = Field(default=30.0, gt=0)
     http_bus_wait_s: float = Field(default=2.0, gt=0)
+    http_public_url: str = Field(
+        default="", max_length=1024, pattern=r"^(https?://[^\s/?#<>\"]+(/[^\s?#<>\"]*)?)?$"
+    )
 
 
 class HttpAdapter:
@@ -54,6 +60,7 @@ class HttpAdapter:
         self._settings = settings
         self._asker: Asker | None = None
         self._server: Server | None = None
+        self._lease: LeaseKeeper | None = None
         self._ended = asyncio.Event()
         self.url = ""
 
@@ -72,9 +79,12 @@ class HttpAdapter:
             bus_wait_s=settings.http_bus_wait_s,
         )
         origins = (one.strip() for one in settings.http_cors_origins.split(","))
+        host, port = listener.getsockname()[:2]
+        places = Places(public=settings.http_public_url, own=reachable_url(self.url, host, port))
         app = make_app(
             bus,
             asker,
+            places,
             body_limit=settings.http_body_limit,
             stall_timeout_s=settings.http_stall_timeout_s,
             cors_origins=tuple(one for one in origins if one),
@@ -82,6 +92,10 @@ class HttpAdapter:
         server = self._server = Server(app, listener)
         try:
             await self._announce(bus)
+            lease = self._lease = LeaseKeeper(
+                bus, address={"protocol": "http", "url": places.announced}
+            )
+            bus.spawn(_begin(lease), name="begin-lease")
             logger.info("listening on %s", self.url)
             ready()
             await server.run_until_stopped()
@@ -95,8 +109,11 @@ class HttpAdapter:
         if self._server is None or self._asker is None:
             return
         self._server.stop()
+        self._asker.closing.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._settings.drain_timeout_s - _FAREWELL_S)):
+                if self._lease is not None:
+                    await self._lease.leave()
                 await self._ended.wait()
                 return
         self._asker.break_off(Unavailable("this adapter is stopping", hint="ask again"))
@@ -115,3 +132,15 @@ class HttpAdapter:
                 endpoints=(),
             ),
         )
+
+
+async def _begin(lease: LeaseKeeper) -> None:
+    """Be known as a way to the agents of the mesh; what does not need that is served meanwhile."""
+    while True:
+        try:
+            await lease.begin()
+        except MeshError as exc:
+            logger.warning("cannot make this adapter known yet: %s", exc)
+            await asyncio.sleep(RENEW_S)
+        else:
+            return

@@ -6,6 +6,10 @@ WORKING = b": working\n\n"
 """A comment, which clients skip: the line is alive although nothing is said."""
 
 
+OPEN = b": open\n\n"
+"""A comment at the beginning, so that the client sees that it is heard."""
+
+
 def event(name: str, seq: int, data: bytes) -> bytes:
     """A named event with an id."""
     return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), seq, data)

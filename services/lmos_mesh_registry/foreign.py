@@ -16,12 +16,17 @@ from lmos_mesh import subjects, synadia
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidDescription, MeshError, Unavailable
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Membership, Served, ThingKey
+from lmos_mesh.membership import LEASES, Lease, Membership, Served, ThingKey
 from lmos_mesh.semver import BadVersion, Version
 from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_VERSION, thing_from
 from lmos_mesh.transport import Packet
+from lmos_mesh_registry.entries import Entries
+from lmos_mesh_registry.registering import FOR_GOOD
 
 logger = logging.getLogger(__name__)
+
+PROTOCOL = "lmos:protocol"
+"""The member of the metadata by which foreign agents are known."""
 
 _MISSED = 3
 _PROBE_S = 0.25
@@ -45,12 +50,12 @@ _USUAL_INTERVAL_S = 30.0
 class ForeignAgents:
     """Keeps the leases of those who keep none themselves."""
 
-    def __init__(self, bus: Bus, membership: Membership, tenant: str) -> None:
+    def __init__(self, bus: Bus, membership: Membership, entries: Entries, tenant: str) -> None:
         self._bus = bus
         self._membership = membership
+        self._entries = entries
         self._tenant = tenant
         self._known: dict[str, Lease] = {}
-        self._store = bus.transport.key_value(REGISTRY)
         self._leases = bus.transport.key_value(LEASES)
 
     async def follow(self) -> None:
@@ -113,13 +118,9 @@ class ForeignAgents:
             thing = thing_from(raw)
             key = ThingKey(self._tenant, thing.name, thing.subset)
             description = describe(thing)
-            stored = await self._store.get(subjects.key(*key))
-            if stored is None or json.loads(stored.value) != description:
-                await self._store.put(
-                    subjects.key(*key),
-                    json.dumps(description, ensure_ascii=False).encode(),
-                    expected=stored.revision if stored else 0,
-                )
+            held = await self._entries.get(key)
+            if held is None or held.description != description:
+                await self._entries.put(key, description, held, FOR_GOOD)
                 logger.info("met the agent %s, hosted with other software", thing.name)
         except Conflict:
             pass  # another replica met it at the same time
@@ -194,7 +195,7 @@ def _read(info: dict[str, Any], tenant: str) -> tuple[dict[str, Any], Lease] | N
         "capabilities": [
             {"id": "prompt", "name": name, "version": version, "description": description}
         ],
-        "metadata": {"lmos:protocol": f"synadia-agent-protocol/{metadata['protocol_version']}"},
+        "metadata": {PROTOCOL: f"synadia-agent-protocol/{metadata['protocol_version']}"},
         "external": True,
     }
     lease = Lease(

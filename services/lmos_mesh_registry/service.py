@@ -4,15 +4,22 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 from pydantic import Field
 
 from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
-from lmos_mesh.description import describe, description_faults, thing_of
+from lmos_mesh.description import (
+    describe,
+    description_faults,
+    id_of,
+    named_in_words,
+    thing_of,
+    with_security,
+)
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import (
     AgentNotFound,
@@ -20,43 +27,79 @@ from lmos_mesh.errors import (
     InvalidDescription,
     InvalidMessage,
     MeshError,
+    NotFound,
 )
-from lmos_mesh.membership import LEASES, REGISTRY, Entered, Membership, ThingKey
+from lmos_mesh.membership import LEASES, Entered, Membership, ThingKey
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
+    GET_HISTORY,
     GET_THING,
     REGISTER,
+    SEARCH_THINGS,
     Deregister,
     Deregistered,
     FindThings,
     FoundThing,
+    GetHistory,
     GetThing,
+    History,
     Register,
     Registered,
+    SearchFound,
+    SearchThings,
     ThingsFound,
+    ThingVersion,
 )
 from lmos_mesh.semver import Version
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import label_of, thing_from
-from lmos_mesh_registry.catalog import find, shown
-from lmos_mesh_registry.foreign import ForeignAgents
+from lmos_mesh.things import Thing, label_of, thing_from
+from lmos_mesh.transport import Entry, Revision
+from lmos_mesh_registry import federation, jsonpaths
+from lmos_mesh_registry.announcer import Announcer
+from lmos_mesh_registry.catalog import Scores, candidates, find, search, shown
+from lmos_mesh_registry.entries import Entries
+from lmos_mesh_registry.foreign import PROTOCOL, ForeignAgents
+from lmos_mesh_registry.meaning import Meanings
+from lmos_mesh_registry.registering import (
+    REGISTRATION,
+    Lifetime,
+    Stored,
+    entered_from,
+    fitting,
+    key_of_id,
+    lifetime_of,
+)
 
 logger = logging.getLogger(__name__)
+
+_TRIES = 8
+# A server hangs up on longer subjects; names and ids as long as they may be stay below.
+_KEY_BYTES = 2_000
+_OPERATIONS = ("register", "deregister", "get", "find", "search", "history")
 
 
 class RegistrySettings(Settings):
     """Settings of the registry.
 
     Attributes:
-        forget_after_s: How long a Thing without any instance stays listed.
-        foreign_tenant: The tenant that agents hosted with other software enter.
+        registry_forget_after_s: How long an agent without any instance stays listed.
+        registry_foreign_tenant: The tenant that agents hosted with other software enter.
+        registry_mesh: What this mesh is called by others that mirror it.
+        registry_peers: Other meshes to mirror: URLs of their HTTP directories, or `NAME=URL`,
+            separated by commas.
+        registry_peer_tenant: The tenant that their Things enter; our own by default.
+        registry_peer_stale_s: How long their Things stay when a mesh does not answer any more.
     """
 
     registry_forget_after_s: float = Field(default=24 * 3600.0, gt=0)
     registry_foreign_tenant: str = ""
     registry_sweep_s: float = Field(default=60.0, gt=0)
+    registry_mesh: str = ""
+    registry_peers: str = ""
+    registry_peer_tenant: str = ""
+    registry_peer_stale_s: float = Field(default=30.0, ge=2)
 
 
 class Registry:
@@ -72,14 +115,24 @@ class Registry:
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Serve the registry's endpoints until cancelled."""
         self._bus = bus
-        self._store = bus.transport.key_value(REGISTRY)
+        settings = self._settings
+        peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
         self._leases = bus.transport.key_value(LEASES)
         self._directory = Directory(bus)
         self._directory.on_death(self._on_death)
+        announcer = Announcer(bus, self._directory, clock=self._clock)
+        self._entries = Entries(bus, self._directory, clock=self._clock)
         await self._directory.follow()
+        self._meanings = Meanings(bus, self._membership)
+        self._directory.on_change(self._meanings.changed)
+        self._meanings.start()
+        await announcer.begin()
         await audit.prepare(bus)
         foreign = ForeignAgents(
-            bus, self._directory.membership, self._settings.registry_foreign_tenant or bus.tenant
+            bus,
+            self._directory.membership,
+            self._entries,
+            settings.registry_foreign_tenant or bus.tenant,
         )
         await foreign.follow()
         await bus.serve(
@@ -89,12 +142,21 @@ class Registry:
                 route(DEREGISTER, self.deregister),
                 route(GET_THING, self.get),
                 route(FIND_THINGS, self.find),
+                route(SEARCH_THINGS, self.search),
+                route(GET_HISTORY, self.history),
             ],
         )
-        await announce_service(
-            bus, "registry", "Who is on the mesh", ["register", "deregister", "get", "find"]
-        )
+        await announce_service(bus, "registry", "Who is on the mesh", _OPERATIONS)
         bus.spawn(self._sweep(), name="sweep")
+        federation.start(
+            bus,
+            self._directory.membership,
+            self._entries,
+            peers,
+            tenant=settings.registry_peer_tenant or bus.tenant,
+            stale_s=settings.registry_peer_stale_s,
+        )
+        bus.spawn(self._read_words(), name="words")
         ready()
         await run_forever()
 
@@ -102,112 +164,270 @@ class Registry:
     def _membership(self) -> Membership:
         return self._directory.membership
 
+    # -- coming and going --
+
     async def register(self, request: Register, call: Call) -> Registered:
         """Validate a Thing and note it.
 
         Raises:
             InvalidDescription: It breaks the rules; every fault is listed.
-            Conflict: It is not at the revision that it should replace.
+            InvalidMessage: It is not clear what is to be registered, or for how long.
+            Conflict: It is not at the revision that it should replace, its id is another Thing's,
+                or it belongs to another mesh.
         """
-        tenant = call.tenant
-        description, notes = _described(request, tenant)
-        thing = thing_of(description)
-        key = ThingKey(tenant, thing.name, thing.subset)
-        stored = await self._store.get(subjects.key(*key))
-        if request.revision is not None and request.revision != (stored.revision if stored else 0):
-            raise Conflict(
-                f"{thing.name!r} is at revision {stored.revision if stored else 0}, "
-                f"not {request.revision}",
-                hint="read it again and repeat the change",
+        description, told, notes = _described(request, call.tenant)
+        life = lifetime_of(request, told, now=self._clock())
+        thing = thing_of(description, tenant=call.tenant)
+        _refuse_others(thing, call.tenant, at="/tenant" if request.thing else "/id")
+        key = ThingKey(call.tenant, thing.name, thing.subset)
+        for _ in range(_TRIES):
+            held = await self._entries.get(key)
+            self._check(request, key, thing, held)
+            said = Registered(
+                name=thing.name,
+                subset=thing.subset,
+                id=str(description["id"]),
+                revision=held.revision if held else 0,
+                created=held is None,
+                notes=notes,
             )
-        if stored is not None:
-            held = json.loads(stored.value)
-            if request.revision is None and self._outranked(key, held, thing.version):
-                return Registered(
-                    name=thing.name,
-                    subset=thing.subset,
-                    revision=stored.revision,
-                    notes=(*notes, "a newer version is live; its description stands"),
-                )
-            if held == description:
-                return Registered(
-                    name=thing.name, subset=thing.subset, revision=stored.revision, notes=notes
-                )
-        revision = await self._store.put(
-            subjects.key(*key),
-            json.dumps(description, ensure_ascii=False).encode(),
-            expected=stored.revision if stored else 0,
-        )
-        logger.info("registered %s %s (%s)", thing.name, thing.version, thing.subset)
-        self._audit(call, "registered", key, revision)
-        await self._until_known(key, revision)
-        return Registered(name=thing.name, subset=thing.subset, revision=revision, notes=notes)
+            if held is not None:
+                if request.revision is None and self._outranked(key, held, thing.version):
+                    newer = "a newer version is live; its description stands"
+                    return said.model_copy(update={"notes": (*notes, newer)})
+                if _stays(held, description, life):
+                    return said
+            try:
+                revision = await self._entries.put(key, description, held, life)
+            except Conflict:
+                if request.revision is not None:
+                    raise
+                continue  # somebody else registered it at the same time
+            if held is None or held.description != description:
+                logger.info("registered %s %s (%s)", thing.name, thing.version, thing.subset)
+                self._audit(call, "registered", key, revision)
+            if held is None:
+                await self._yield_id(key, said.id, revision)
+            return said.model_copy(update={"revision": revision})
+        raise _busy(key)
 
-    def _outranked(self, key: ThingKey, held: dict[str, Any], version: str) -> bool:
+    def _check(self, request: Register, key: ThingKey, thing: Thing, held: Stored | None) -> None:
+        """Whether it may be registered, over what is there."""
+        revision = held.revision if held else 0
+        if request.revision is not None and request.revision != revision:
+            raise Conflict(
+                f"{key.name!r} is at revision {revision}, not {request.revision}",
+                hint="read it again and repeat the change",
+                revision=revision,
+            )
+        _refuse_mirrored(key, held)
+        self._refuse_taken(key, id_of(thing))
+
+    def _refuse_taken(self, key: ThingKey, id: str, before: int | None = None) -> None:
+        for other in self._membership.looked_up(key.tenant, id=id):
+            if other.thing.origin and key.name != id:
+                continue  # a mirror of another mesh's gives way
+            if other.key != key and (before is None or other.revision < before):
+                raise Conflict(
+                    f"{id!r} is the id of {other.key.name!r} ({other.key.subset}) already",
+                    hint="ids are unique in a tenant: give this one another, or deregister that",
+                    name=other.key.name,
+                    subset=other.key.subset,
+                )
+
+    async def _yield_id(self, key: ThingKey, id: str, revision: int) -> None:
+        """Of two that were given the same id at the same time, the later one leaves."""
+        try:
+            self._refuse_taken(key, id, revision)
+        except Conflict:
+            await self._entries.remove(key, revision)
+            raise
+
+    def _outranked(self, key: ThingKey, held: Stored, version: str) -> bool:
         """Whether an instance with a higher version is live: its Description stands."""
-        known = thing_of(held)
+        if not (instances := self._membership.instances(key)):
+            return False
+        known = thing_of(held.description, tenant=key.tenant, trusted=True)
         return Version.parse(known.version) > Version.parse(version) and any(
-            one.version == known.version for one in self._membership.instances(key)
+            one.version == known.version for one in instances
         )
 
     async def deregister(self, request: Deregister, call: Call) -> Deregistered:
         """Forget a Thing, unless another instance still serves it.
 
         Raises:
-            AgentNotFound: There is none of that name.
+            AgentNotFound: There is none of that name or id.
+            Conflict: It is not at the revision that is known, or belongs to another mesh.
         """
-        tenant = call.tenant
-        key = ThingKey(tenant, request.name, request.subset)
-        entered = self._known(key)
-        others = self._membership.serving(key) - {request.leaving}
-        if request.leaving and others:
-            return Deregistered(name=request.name, subset=request.subset, gone=False)
-        await self._store.delete(subjects.key(*key), expected=entered.revision)
-        logger.info("deregistered %s (%s)", request.name, request.subset)
-        self._audit(call, "deregistered", key, entered.revision)
-        return Deregistered(name=request.name, subset=request.subset, gone=True)
+        key = self._key(call.tenant, request.name, request.subset, request.id)
+        for _ in range(_TRIES):
+            held = await self._entries.get(key)
+            if held is None:
+                raise self._unknown(key, request.id)
+            _refuse_mirrored(key, held)
+            if request.revision is not None and request.revision != held.revision:
+                raise Conflict(
+                    f"{key.name!r} is at revision {held.revision}, not {request.revision}",
+                    hint="read it again, and deregister it if that is still wanted",
+                    revision=held.revision,
+                )
+            if request.leaving and self._membership.serving(key) - {request.leaving}:
+                return Deregistered(name=key.name, subset=key.subset, gone=False)
+            try:
+                await self._entries.remove(key, held.revision)
+            except Conflict:
+                if request.revision is not None:
+                    raise
+                continue  # it was registered again, or somebody else removes it
+            logger.info("deregistered %s (%s)", key.name, key.subset)
+            self._audit(call, "deregistered", key, held.revision)
+            return Deregistered(name=key.name, subset=key.subset, gone=True)
+        raise _busy(key)
+
+    # -- asking --
 
     async def get(self, request: GetThing, call: Call) -> FoundThing:
         """One Thing with its Description.
 
         Raises:
-            AgentNotFound: There is none of that name.
+            AgentNotFound: There is none of that name or id.
+            NotFound: That revision of it is not kept.
         """
-        key = ThingKey(call.tenant, request.name, request.subset)
-        return shown(self._known(key), self._membership, whole=True)
+        key = self._key(call.tenant, request.name, request.subset, request.id)
+        as_of = self._directory.as_of
+        entered = await self._entries.entered(key)
+        if request.revision is not None and (
+            entered is None or entered.revision != request.revision
+        ):
+            entered = await self._earlier(key, request.revision)
+        if entered is None:
+            raise self._unknown(key, request.id)
+        return shown(entered, self._membership, whole=True, as_of=as_of)
 
-    async def find(self, request: FindThings, call: Call) -> ThingsFound:
-        """The Things that fit.
-
-        Raises:
-            InvalidMessage: The version range cannot be read.
-        """
-        membership = self._membership
-        found, total = find(membership, call.tenant, request)
-        return ThingsFound(
-            things=tuple(shown(one, membership, whole=request.descriptions) for one in found),
-            total=total,
-            revision=membership.revision,
+    async def _earlier(self, key: ThingKey, revision: int) -> Entered:
+        kept = await self._entries.history(key)
+        for one in kept:
+            if one.number == revision and one.value is not None:
+                past = Entry(
+                    key=subjects.key(*key), value=one.value, revision=revision, created=one.at
+                )
+                if (entered := entered_from(key, past)) is not None:
+                    return entered
+        numbers = ", ".join(str(one.number) for one in kept if one.value is not None)
+        raise NotFound(
+            f"revision {revision} of {key.name!r} ({key.subset}) is not kept",
+            hint=f"kept are {numbers}" if numbers else "nothing of it is kept",
         )
 
-    def _known(self, key: ThingKey) -> Entered:
-        entered = self._membership.get(key)
-        if entered is None:
-            near = self._membership.near(key.tenant, key.name)
-            raise AgentNotFound(
-                f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
-                hint=f"did you mean {', '.join(near)}?" if near else "see `lmos agents`",
-                near=near,
-            )
-        return entered
+    async def find(self, request: FindThings, call: Call) -> ThingsFound:
+        """The Things that fit, as many as fit into one reply.
 
-    async def _until_known(self, key: ThingKey, revision: int) -> None:
-        """Read your writes: whoever registers finds itself here from now on."""
-        for _ in range(50):
-            entered = self._membership.get(key)
-            if entered is not None and entered.revision >= revision:
-                return
-            await asyncio.sleep(0.002)
+        Raises:
+            InvalidMessage: A condition cannot be read.
+        """
+        membership = self._membership
+        scores: Scores | None = None
+        if request.text is not None:
+            scores = await self._meanings.score(call.tenant, request.text)
+        as_of = self._directory.as_of
+        revision = membership.revision
+        fit: list[Entered] | None = None
+        if request.jsonpath is not None:
+            fit = candidates(membership, call.tenant, request)
+            fit = await asyncio.to_thread(jsonpaths.fitting, fit, request.jsonpath)
+        found = find(membership, call.tenant, request, scores=scores, fitting=fit)
+        notes = found.notes
+        if found.matched == "words" and self._meanings.note:
+            notes = (*notes, f"compared by words: {self._meanings.note}")
+        things: list[FoundThing] = []
+
+        def sizes() -> Iterator[int]:
+            for one, score in found.entries:
+                whole = request.descriptions
+                thing = shown(one, membership, whole=whole, score=score)
+                things.append(thing)
+                yield len(thing.model_dump_json())
+
+        count = fitting(sizes(), self._bus.transport.max_payload)
+        following = request.offset + count
+        return ThingsFound(
+            things=tuple(things[:count]),
+            total=found.total,
+            revision=revision,
+            next=following if count and following < found.total else None,
+            as_of=as_of,
+            matched=found.matched,
+            notes=notes,
+        )
+
+    async def _read_words(self) -> None:
+        """List the words of what came, a few Things at a time, before anybody asks for them."""
+        while True:
+            if not self._membership.read_words(50):
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(0.005)
+
+    async def search(self, request: SearchThings, call: Call) -> SearchFound:
+        """What a JSONPath selects in the Descriptions of a tenant.
+
+        Raises:
+            InvalidMessage: It is no JSONPath, or takes too long.
+        """
+        membership = self._membership
+        as_of, revision = self._directory.as_of, membership.revision
+        values, total = await asyncio.to_thread(
+            search, membership, call.tenant, request.query, request.limit
+        )
+        return SearchFound(values=tuple(values), total=total, revision=revision, as_of=as_of)
+
+    async def history(self, request: GetHistory, call: Call) -> History:
+        """The versions of a Thing's Description that are kept, the latest first.
+
+        Raises:
+            AgentNotFound: Nothing of that name or id is kept.
+        """
+        key = self._key(call.tenant, request.name, request.subset, request.id)
+        kept = await self._entries.history(key)
+        if not kept:
+            raise self._unknown(key, request.id)
+        versions = tuple(_version(key, one) for one in reversed(kept))
+        return History(name=key.name, subset=key.subset, versions=versions)
+
+    def _key(self, tenant: str, name: str, subset: str, id: str) -> ThingKey:
+        """What is asked for.
+
+        Raises:
+            InvalidMessage: It is named in no way or in two, or in one that no Thing is.
+        """
+        if bool(name) == bool(id):
+            raise InvalidMessage("give either `name` or `id`", field="/name")
+        if name:
+            key = ThingKey(tenant, name, subset)
+        else:
+            entered = self._membership.by_id(tenant, id)
+            key = entered.key if entered is not None else key_of_id(tenant, id)
+        if len(subjects.key(*key)) > _KEY_BYTES:
+            field = "/name" if name else "/id"
+            raise InvalidMessage(f"{field}: is longer than any Thing's", field=field)
+        return key
+
+    def _unknown(self, key: ThingKey, id: str) -> AgentNotFound:
+        if id:
+            return AgentNotFound(
+                f"nothing with the id {id!r} is registered in {key.tenant!r}",
+                hint="see `lmos agents --all`",
+            )
+        near = self._membership.near(key.tenant, key.name)
+        hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
+        if subsets := self._membership.subsets(key.tenant, key.name):
+            hint = f"it is there as {', '.join(subsets)}"
+        return AgentNotFound(
+            f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
+            hint=hint,
+            near=near,
+        )
+
+    # -- those who are gone --
 
     def _on_death(self, tenant: str, instance: str) -> None:
         self._bus.spawn(self._end_lease(tenant, instance), name="end-lease")
@@ -231,17 +451,19 @@ class Registry:
         while True:
             now = self._clock()
             for one in self._membership:
-                if self._membership.live(one.key):
+                if self._membership.live(one.key) or not _needs_instances(one):
                     self._seen_live[one.key] = now
                 elif now - self._seen_live.setdefault(one.key, now) > (
                     self._settings.registry_forget_after_s
                 ):
                     self._seen_live.pop(one.key, None)
                     try:
-                        await self._store.delete(subjects.key(*one.key), expected=one.revision)
+                        await self._entries.remove(one.key, one.revision)
                         logger.info("forgot %s: no instance for long", one.key.name)
                     except MeshError as exc:
                         logger.info("could not forget %s: %s", one.key.name, exc)
+            for key in self._seen_live.keys() - {one.key for one in self._membership}:
+                del self._seen_live[key]
             await asyncio.sleep(self._settings.registry_sweep_s)
 
     def _audit(self, call: Call, what: str, key: ThingKey, revision: int) -> None:
@@ -249,18 +471,77 @@ class Registry:
         audit.write(self._bus, call.tenant, what, told)
 
 
-def _described(request: Register, tenant: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A valid Description of what is to be registered, and what was filled in."""
+def _described(
+    request: Register, tenant: str
+) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[str, ...]]:
+    """A valid Description of what is to be registered, its `registration`, what was filled in."""
     if (request.description is None) == (request.thing is None):
         raise InvalidMessage("give either `description` or `thing`")
     if request.thing is not None:
-        return describe(thing_from({**request.thing, "tenant": tenant})), ()
+        description = describe(thing_from({"tenant": tenant, **request.thing}))
+        # Its schemas and its terms are the writer's own.
+        if faults := description_faults(description):
+            raise InvalidDescription.of(label_of(request.thing), faults)
+        return description, None, ()
     description = dict(request.description or {})
-    notes: tuple[str, ...] = ()
-    if "security" not in description and "securityDefinitions" not in description:
-        description["securityDefinitions"] = {"nosec_sc": {"scheme": "nosec"}}
-        description["security"] = "nosec_sc"
-        notes = ("`security` was missing; `nosec` was filled in",)
+    told: Any = description.pop(REGISTRATION, None)
+    if told is not None and not isinstance(told, dict):
+        raise InvalidMessage("/description/registration: must be an object")
+    description, notes = with_security(description)
     if faults := description_faults(description):
-        raise InvalidDescription.of(label_of({"name": description.get("title")}), faults)
-    return description, notes
+        raise InvalidDescription.of(named_in_words(description), faults)
+    if "id" not in description:
+        # It is known by the URN of its names.
+        description["id"] = id_of(thing_of(description, tenant=tenant))
+    return description, cast("dict[str, Any] | None", told), notes
+
+
+def _refuse_others(thing: Thing, tenant: str, *, at: str) -> None:
+    """Refuse what says that it is somebody else's."""
+    if thing.tenant != tenant:
+        said = f"is of tenant {thing.tenant!r}, and it is registered in {tenant!r}"
+        fault = {"field": at, "description": said}
+        raise InvalidDescription.of(label_of({"name": thing.name, "kind": thing.kind}), [fault])
+    if thing.origin:
+        said = "names the mesh that a Thing is mirrored from; only a registry may say that"
+        fault = {"field": "/mesh:origin", "description": said}
+        raise InvalidDescription.of(label_of({"name": thing.name, "kind": thing.kind}), [fault])
+
+
+def _refuse_mirrored(key: ThingKey, held: Stored | None) -> None:
+    origin = held.description.get("mesh:origin") if held is not None else None
+    if origin:
+        raise Conflict(
+            f"{key.name!r} is a mirror of what mesh {origin!r} has, and is changed only there",
+            origin=origin,
+        )
+
+
+def _stays(held: Stored, description: dict[str, Any], life: Lifetime) -> bool:
+    """Whether nothing is to be written: the same, and neither has an end to be moved."""
+    lasting = held.registration is None or held.registration.expires is None
+    return lasting and life.ends is None and held.description == description
+
+
+def _needs_instances(one: Entered) -> bool:
+    """Whether it is an agent or tool that should be served by some process of the mesh."""
+    thing = one.thing
+    if thing.kind == "thing" or thing.origin:
+        return False
+    return not thing.external or PROTOCOL in thing.metadata
+
+
+def _version(key: ThingKey, one: Revision) -> ThingVersion:
+    if one.value is None:
+        return ThingVersion(revision=one.number, at=one.at, gone=True)
+    past = Entry(key=subjects.key(*key), value=one.value, revision=one.number, created=one.at)
+    entered = entered_from(key, past)
+    version = entered.thing.version if entered is not None else ""
+    return ThingVersion(revision=one.number, at=one.at, version=version)
+
+
+def _busy(key: ThingKey) -> Conflict:
+    return Conflict(
+        f"{key.name!r} ({key.subset}) was changed by others {_TRIES} times meanwhile",
+        hint="try again; two processes may be registering different agents under one name",
+    )

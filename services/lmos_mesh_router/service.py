@@ -216,13 +216,17 @@ class Router:
         entered = self._membership.get(key)
         if entered is None or not self._membership.live(key):
             near = self._membership.near(tenant, request.agent)
-            state = "has no instance running" if entered is not None else "does not exist"
+            hint = "see `lmos agents`"
+            if entered is not None:
+                state = "has no instance running"
+            elif subsets := self._membership.subsets(tenant, request.agent):
+                state = f"has no subset {request.subset!r}"
+                hint = f"it has {', '.join(subsets)}"
+            else:
+                state = "does not exist"
+                hint = f"did you mean {', '.join(near)}?" if near else hint
             raise AgentNotFound(
-                f"agent {request.agent!r} {state} in {tenant!r}",
-                hint=f"did you mean {', '.join(near)}?"
-                if near and entered is None
-                else "see `lmos agents`",
-                near=near,
+                f"agent {request.agent!r} {state} in {tenant!r}", hint=hint, near=near
             )
         ranking = Ranking(())
         if len(entered.thing.capabilities) > 1:
@@ -274,7 +278,7 @@ class Router:
 
     async def embed(self, request: Embed, call: Call) -> Embedded:
         """One unit vector per text."""
-        vectors = await self._embedder.embed(request.texts)
+        vectors = await self._embedder.embed(request.texts, urgent=request.urgent)
         return Embedded(
             vectors=tuple(tuple(float(x) for x in vector) for vector in vectors),
             dimensions=self._encoder.dimensions,

@@ -17,6 +17,7 @@ from lmos_mesh.errors import (
     MeshError,
     Overloaded,
     StreamBroken,
+    TooLarge,
     Unavailable,
 )
 from lmos_mesh.invocation import CONTEXT, Circumstances, input_for
@@ -146,10 +147,12 @@ class Asker:
         if ask.refused:
             raise error
         begun = ask.begun
+        gone = isinstance(error, InstanceLost | Unavailable)
+        ended = "has died" if gone else "was not heard to the end"
         absent = isinstance(error, Unavailable) and not isinstance(error, Overloaded)
         if begun and not ask.capability.idempotent:
             raise InstanceLost(
-                f"the instance of {ask.key.name!r} that was answering has died, and "
+                f"the instance of {ask.key.name!r} that was answering {ended}, and "
                 f"{ask.capability.id!r} must not be done twice",
                 hint="find out whether it was done before asking again",
             ) from error
@@ -159,7 +162,7 @@ class Asker:
             raise error
         if ask.said and not ask.restarts:
             raise InstanceLost(
-                f"the instance of {ask.key.name!r} that was answering has died in mid-answer",
+                f"the instance of {ask.key.name!r} that was answering {ended}",
                 hint="ask again",
             ) from error
         logger.info("asking %s again: %s", ask.key.name, error)
@@ -170,7 +173,7 @@ class Asker:
         if ask.said:
             ask.said.clear()
             await ask.send("restart", {"reason": str(error), "lost": ask.instance})
-        if begun and not isinstance(error, InstanceLost | Unavailable):
+        if begun and not gone:
             # Whoever was at it lives, and drops what it has seen before.
             ask.task = f"{ask.task}.{ask.attempts}"
         ask.instance, ask.begun = "", False
@@ -191,7 +194,18 @@ class Asker:
 
     async def _open(self, ask: Ask, payload: bytes) -> ReplyStream:
         subject = subjects.agent_invoke(*ask.key, ask.capability.id)
-        return await self._bus.open_stream(subject, payload, task=ask.task, patience=ask.patience)
+        try:
+            return await self._bus.open_stream(
+                subject, payload, task=ask.task, patience=ask.patience
+            )
+        except TooLarge as error:
+            size, limit = error.details.get("size"), error.details.get("limit")
+            raise TooLarge(
+                f"the message takes {size} bytes on its way to agent {ask.key.name!r}, with what "
+                f"was said before; the bus's limit is {limit} bytes",
+                hint="send less",
+                limit=limit,
+            ) from error
 
     async def _acknowledged(self, ask: Ask, payload: bytes) -> tuple[ReplyStream, Frame]:
         """A stream that somebody has acknowledged, and its first frame."""
@@ -249,7 +263,7 @@ class Asker:
     # -- agents hosted with other software --
 
     def _foreign(self, key: ThingKey) -> list[Lease]:
-        """The instances of an agent hosted with other software; none for one of ours.
+        """The instances of an agent hosted with other software; none for one that we answer for.
 
         Raises:
             Unavailable: It has no instance running.
@@ -258,10 +272,11 @@ class Asker:
         if entered is None or not entered.thing.external:
             return []
         held = (self._membership.lease(key.tenant, one) for one in self._membership.serving(key))
-        leases = [one for one in held if one and one.address.get("protocol") == "synadia"]
+        leases = [one for one in held if one]
         if not leases:
             raise Unavailable(f"agent {key.name!r} has no instance running")
-        return leases
+        # A process of this mesh may answer for what speaks another protocol: it is asked as ours.
+        return [one for one in leases if one.address.get("protocol") == "synadia"]
 
     async def _ask_foreign(self, ask: Ask, leases: list[Lease]) -> str:
         """Ask in the Synadia Agent Protocol, in which nobody says which instance answers."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
-from lmos_mesh.errors import Conflict, MeshError, Unavailable
+from lmos_mesh.errors import AgentFailed, Conflict, MeshError, TooLarge, Unavailable
 from lmos_mesh.messages import Converse, Turn
 from lmos_mesh.transport import KeyValue, Stream
 from lmos_mesh_runtime.conversation import (
@@ -128,6 +128,14 @@ class Turns:
             raise
         if isinstance(outcome, Conflict):
             return None
+        if isinstance(outcome, TooLarge):
+            size, limit = outcome.details.get("size"), outcome.details.get("limit")
+            raise TooLarge(
+                f"the message takes {size} bytes where its conversation is kept, and {limit} is "
+                "the limit",
+                hint="send less",
+                limit=limit,
+            ) from outcome
         if isinstance(outcome, MeshError):
             raise outcome
         return cast("Held", outcome)
@@ -213,8 +221,17 @@ class Turns:
     async def _end_answered(self, held: Held, call: Call, ended: Turn) -> MeshError | None:
         try:
             await self._end(held, call.tenant, ended)
+        except TooLarge as exc:
+            size, limit = exc.details.get("size"), exc.details.get("limit")
+            error = AgentFailed(
+                f"the answer of agent {ended.agent!r} takes {size} bytes where its conversation "
+                f"is kept, and {limit} is the limit",
+                hint="ask for less",
+                limit=limit,
+            )
+            await self._end_failed(held, call, error)
+            return error
         except MeshError as error:
-            # Too large to be kept, most likely.
             await self._end_failed(held, call, error)
             return error
         return None

@@ -18,6 +18,7 @@ from lmos_mesh.calls import Call
 from lmos_mesh.codec import decode_value, encode_value
 from lmos_mesh.endpoint import Endpoint, Message
 from lmos_mesh.errors import (
+    AgentFailed,
     AgentNotFound,
     Cancelled,
     Conflict,
@@ -256,13 +257,27 @@ async def test_an_error_that_cannot_be_sent_whole_still_arrives_and_the_bus_live
         assert (await caller.call(ASK, Question(text="fine"))).text == "fine"
 
 
-async def test_an_answer_that_is_too_large_is_an_error_with_the_limit(mesh: Mesh) -> None:
+async def test_an_answer_that_is_too_large_is_the_fault_of_whoever_answers(mesh: Mesh) -> None:
     async def much(question: Question, call: Call) -> Answer:
         return Answer(text="x" * 2_000_000)
 
     async with two(mesh, much) as caller:
-        with pytest.raises(TooLarge, match="limit"):
-            await caller.call(ASK, Question(text=""), timeout_s=SOON_S)
+        limit = caller.transport.max_payload
+        for ask in (
+            caller.call(ASK, Question(text=""), timeout_s=SOON_S),
+            asked_in_frames(caller),
+        ):
+            with pytest.raises(
+                AgentFailed, match=rf"the oracle takes 20000\d\d .* {limit}"
+            ) as told:
+                await ask
+            assert "INBOX" not in str(told.value)
+            assert told.value.details["limit"] == limit
+
+
+async def asked_in_frames(caller: Bus) -> None:
+    async with caller.stream(ASK, Question(text="")) as stream:
+        await all_of(stream)
 
 
 async def test_a_request_that_is_too_large_is_an_error_with_the_limit(mesh: Mesh) -> None:
@@ -285,11 +300,11 @@ async def test_an_unknown_operation_is_an_error_that_names_the_known_ones(mesh: 
     [
         (b"", "/text"),
         (b"\xc1\xff\x00", "neither JSON nor msgpack"),
-        (b"garbage", "Question"),
-        (bytes(range(255, 128, -1)), "Question"),
-        (packed(["a", "list"]), "Question"),
-        (packed(7), "Question"),
-        (packed(None), "Question"),
+        (b"garbage", "must be an object"),
+        (bytes(range(255, 128, -1)), "must be an object"),
+        (packed(["a", "list"]), "must be an object"),
+        (packed(7), "must be an object"),
+        (packed(None), "must be an object"),
         (packed({"count": 2}), "/text"),
         (packed({"text": "x", "count": "many"}), "/count"),
         (packed({"text": "x", "count": 0}), "/count"),
@@ -298,7 +313,7 @@ async def test_an_unknown_operation_is_an_error_that_names_the_known_ones(mesh: 
         (b'{"text": ', "JSON"),
         (b'{"text": 5}', "/text"),
         (b'{"texts": "x"}', "/text"),
-        (b"[]", "Question"),
+        (b"[]", "must be an object"),
         (b"{}", "/text"),
         (b"[" * 200_000, "JSON"),
         (b" ", "JSON"),
@@ -366,6 +381,41 @@ async def test_a_person_who_sends_json_is_answered_in_json(mesh: Mesh) -> None:
         assert json.loads(reply.payload) == {"text": "show my bill", "count": 1, "blob": ""}
         assert json.loads(spaced.payload)["count"] == 2
         assert json.loads(refused.payload)["faults"][0]["field"] == "/text"
+
+
+async def test_a_person_who_sends_nothing_is_told_in_json_what_is_missing(mesh: Mesh) -> None:
+    async with two(mesh) as caller:
+        refused = await raw(caller.transport, ASK.subject(mesh.tenant), b"")
+
+        assert json.loads(refused.payload)["faults"] == [
+            {"field": "/text", "description": "is missing"}
+        ]
+
+
+async def test_an_instance_says_whether_it_is_at_a_task(mesh: Mesh) -> None:
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def wait(question: Question, call: Call) -> Answer:
+        begun.set()
+        await end.wait()
+        return Answer(text="")
+
+    async with two(mesh, wait) as caller, caller.stream(ASK, Question(text="")) as stream:
+        await happens(begun)
+        await anext(stream)
+
+        async def status(tenant: str, task: str) -> Any:
+            subject = subjects.instance(tenant, stream.instance, "status")
+            asked = encode_value({"task": task}) if task else b""
+            return decode_value((await raw(caller.transport, subject, asked)).payload)
+
+        known = {"instance": stream.instance, "in_flight": 1}
+        assert await status(mesh.tenant, "") == known
+        assert await status(mesh.tenant, stream.task) == {**known, "running": True}
+        assert await status("other", stream.task) == {**known, "running": False}
+        end.set()
+        await all_of(stream)
+        assert (await status(mesh.tenant, stream.task))["running"] is False
 
 
 async def test_another_language_can_ask_with_its_own_msgpack(mesh: Mesh) -> None:
@@ -1092,7 +1142,7 @@ async def test_a_frame_that_is_too_large_is_refused_to_the_handler_and_leaves_no
     mesh: Mesh,
 ) -> None:
     async def much(question: Question, call: Call) -> Answer:
-        with pytest.raises(TooLarge):
+        with pytest.raises(AgentFailed, match="a piece of the answer of the oracle"):
             await call.send("delta", "x" * 2_000_000)
         await call.send("delta", "less")
         return Answer(text="")

@@ -566,11 +566,11 @@ async def test_revisions_rise_with_every_change_of_the_bucket(mesh: Mesh) -> Non
             await store.put("a.c", b"2"),
             await store.put("a.b", b"3"),
         ]
-        await store.delete("a.b")
+        revisions.append(await store.delete("a.b"))
         revisions.append(await store.put("a.b", b"4"))
 
         assert revisions == sorted(set(revisions))
-        assert revisions[3] > revisions[2] + 1
+        assert await store.delete("a.nothing") == 0
 
 
 async def test_a_put_that_expects_another_revision_is_a_conflict_and_changes_nothing(
@@ -826,6 +826,53 @@ async def test_a_create_at_any_moment_of_a_lease_and_its_marker_succeeds_or_conf
         assert outcomes[-1] == "won"
 
 
+async def test_the_versions_of_a_key_are_kept_as_many_as_the_bucket_says(mesh: Mesh) -> None:
+    async with mesh.transport() as transport:
+        store = transport.key_value(bucket(history=3))
+        assert await store.history("a.b") == []
+        began = time.time()
+        revisions = [await store.put("a.b", str(at).encode()) for at in range(5)]
+        await store.put("a.c", b"another")
+
+        kept = await store.history("a.b")
+
+        assert [(one.number, one.value) for one in kept] == [
+            (revisions[at], str(at).encode()) for at in (2, 3, 4)
+        ]
+        assert all(began - 5 < one.at < time.time() + 5 for one in kept)
+        assert [one.value for one in await store.history("a.c")] == [b"another"]
+
+
+async def test_of_a_removed_key_nothing_is_kept_but_that_it_was_removed(mesh: Mesh) -> None:
+    async with mesh.transport() as transport:
+        store = transport.key_value(bucket(history=3))
+        for value in (b"1", b"2"):
+            await store.put("a.b", value)
+        await store.delete("a.b")
+
+        assert [one.value for one in await store.history("a.b")] == [None]
+
+
+async def test_no_version_from_before_comes_back_when_one_expires(mesh: Mesh) -> None:
+    async with mesh.transport() as transport, mesh.transport() as watcher:
+        packets = Packets()
+        await watcher.subscribe(f"{mesh.tenant}.feed.>", packets)
+        feed = f"{mesh.tenant}.feed.{{{{wildcard(2)}}}}.{{{{wildcard(1)}}}}"
+        store = transport.key_value(bucket(history=8, expiring=True, tokens=2, feed=feed))
+        await store.put("a.b", b"for good")
+        await store.put("a.b", b"for long", ttl_s=60)
+        await store.put("a.b", b"for a second", ttl_s=1)
+
+        told = [change_of(packet) for packet in await packets.take(4)]
+
+        assert [one.value for one in told] == [b"for good", b"for long", b"for a second", None]
+        assert [one.expired for one in told] == [False, False, False, True]
+        for _ in range(8):
+            assert await store.get("a.b") is None
+            assert await live(store) == {}
+            await asyncio.sleep(0.2)
+
+
 # -- streams --
 
 
@@ -893,6 +940,62 @@ async def test_read_gives_the_oldest_up_to_its_limit(mesh: Mesh) -> None:
         found = await stream.read(f"{mesh.tenant}.log.>", limit=10)
 
         assert [int(packet.payload) for packet in found] == list(range(10))
+
+
+async def test_a_log_is_read_on_after_what_was_read(mesh: Mesh) -> None:
+    async with mesh.transport() as transport:
+        stream = transport.stream(log(mesh))
+        assert await stream.last() == 0
+        for number in range(25):
+            await stream.append(f"{mesh.tenant}.log.x", str(number).encode())
+
+        read: list[int] = []
+        after = 0
+        while found := await stream.read(f"{mesh.tenant}.log.x", limit=10, after=after):
+            read += [int(packet.payload) for packet in found]
+            after = int(found[-1].headers["Nats-Sequence"])
+
+        assert read == list(range(25))
+        assert after == 25
+        assert await stream.last() == 25
+        await stream.erase(f"{mesh.tenant}.log.>")
+        assert await stream.last() == 25
+
+
+async def test_a_log_forgets_the_oldest_of_more_than_it_keeps(mesh: Mesh) -> None:
+    async with mesh.transport() as transport:
+        stream = transport.stream(log(mesh, max_items=3))
+        for number in range(5):
+            await stream.append(f"{mesh.tenant}.log.x", str(number).encode())
+
+        found = await stream.read(f"{mesh.tenant}.log.>")
+
+        assert [packet.payload for packet in found] == [b"2", b"3", b"4"]
+
+
+async def test_a_log_tells_what_it_keeps_once_with_its_sequence(mesh: Mesh) -> None:
+    async with mesh.transport() as transport, mesh.transport() as watcher:
+        packets = Packets()
+        await watcher.subscribe(f"{mesh.tenant}.told.>", packets)
+        where = Log(
+            name=new_name("log"),
+            subjects=(f"{mesh.tenant}.log.*.x.*",),
+            feed=f"{mesh.tenant}.told.{{{{wildcard(2)}}}}.{{{{wildcard(1)}}}}",
+        )
+        stream = transport.stream(where)
+        for payload, message_id in ((b"1", "one"), (b"again", "one"), (b"2", "two")):
+            await stream.append(
+                f"{mesh.tenant}.log.a.x.b", payload, message_id=message_id, headers={"Say": "x"}
+            )
+
+        told = await packets.take(2)
+
+        assert [packet.payload for packet in told] == [b"1", b"2"]
+        assert [packet.subject for packet in told] == [f"{mesh.tenant}.told.b.a"] * 2
+        assert [packet.headers["Nats-Sequence"] for packet in told] == ["1", "2"]
+        assert [packet.headers["Say"] for packet in told] == ["x", "x"]
+        assert [packet.headers["Nats-Msg-Id"] for packet in told] == ["one", "two"]
+        assert not packets
 
 
 async def test_erase_removes_what_matches_and_nothing_else(mesh: Mesh) -> None:

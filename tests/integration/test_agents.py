@@ -12,10 +12,11 @@ import pytest
 
 from lmos_mesh import subjects
 from lmos_mesh.codec import decode_value, encode_value
-from lmos_mesh.errors import InvalidMessage, MeshError, Overloaded, TooLarge
+from lmos_mesh.errors import AgentFailed, InvalidMessage, MeshError, Overloaded
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import CONVERSE, DECIDE, Converse, Decide
 from lmos_mesh.semver import Version
+from lmos_mesh.service import BAD_SETTINGS
 from tests.conftest import StartServer
 from tests.integration.processes import Deployment, Process, instances_of, plain_client, until
 
@@ -164,7 +165,7 @@ async def test_bad_input_is_refused_with_every_wrong_field(mesh: Mesh) -> None:
 
 async def test_an_answer_over_the_payload_limit_is_a_clear_error(mesh: Mesh) -> None:
     limit = mesh.bus.transport.max_payload
-    with pytest.raises(TooLarge, match=str(limit)):
+    with pytest.raises(AgentFailed, match=rf"agent 'kinds' .*{limit}"):
         await invoke(mesh, "much", size=limit)
     assert len(await invoke(mesh, "much", size=1000)) == 1000
 
@@ -431,16 +432,20 @@ async def test_an_agent_waits_for_a_server(start_nats: StartServer, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "said", "status"),
     [
-        ({"LMOS_NATS_URL": "nats://127.0.0.1:1", "LMOS_CONNECT_TIMEOUT_S": "0.5"}, "127.0.0.1:1"),
-        ({"LMOS_TENANT": "x", "LMOS_DRAIN_TIMEOUT_S": "soon"}, "LMOS_DRAIN_TIMEOUT_S='soon'"),
-        ({"LMOS_LOG_LEVEL": "LOUD"}, "LMOS_LOG_LEVEL='LOUD'"),
-        ({"LMOS_NATS_CREDENTIALS": "/nowhere/at/all.creds"}, "/nowhere/at/all.creds"),
+        (
+            {"LMOS_NATS_URL": "nats://127.0.0.1:1", "LMOS_CONNECT_TIMEOUT_S": "0.5"},
+            "127.0.0.1:1",
+            1,
+        ),
+        ({"LMOS_DRAIN_TIMEOUT_S": "soon"}, "LMOS_DRAIN_TIMEOUT_S='soon'", BAD_SETTINGS),
+        ({"LMOS_LOG_LEVEL": "LOUD"}, "LMOS_LOG_LEVEL='LOUD'", BAD_SETTINGS),
+        ({"LMOS_NATS_CREDENTIALS": "/nowhere/at/all.creds"}, "/nowhere/at/all.creds", 1),
     ],
 )
 def test_what_a_user_can_mend_is_said_in_one_line(
-    services: Deployment, env: dict[str, str], said: str
+    services: Deployment, env: dict[str, str], said: str, status: int
 ) -> None:
     for process in (
         services.start("registry", **env),
@@ -449,7 +454,7 @@ def test_what_a_user_can_mend_is_said_in_one_line(
         process.told_to_end = True
         process.expected = said
 
-        assert process.wait(20) == 1
+        assert process.wait(20) == status
 
         assert said in process.log().splitlines()[-1]
         assert "Traceback" not in process.log()

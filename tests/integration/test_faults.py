@@ -623,6 +623,126 @@ async def test_a_server_that_is_frozen_for_a_while_is_waited_for(
         assert deployment.died() == []
 
 
+# -- what happens while the server is away --
+
+
+RETURNED_S = 8.0
+"""From the server's return to knowing who has not come back: twice 2 s for the way, and asking."""
+
+
+LEFT_S = 4.0
+"""Two processes that leave one after the other without waiting for a server."""
+
+
+async def test_one_that_dies_while_the_bus_is_lost_is_replaced_soon_after_its_return(
+    start_nats: StartServer, tmp_path: Path, note: Note
+) -> None:
+    """The server that would have told of it was not there."""
+    server = await start_nats()
+    async with small_mesh(server.url, tmp_path, "registry", "router", "runtime") as (
+        deployment,
+        mesh,
+    ):
+        for _ in range(2):
+            deployment.agent(TELLER, name="teller")
+        await until(decided, mesh, "teller", within_s=SOON_S)
+        async with deployment.client():
+            pass  # so that all have been told of a disconnect, and rely on it
+        told = Told()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(told.follow(mesh, Converse(message="2 x 1.5", agent="teller")))
+            await told.has("delta")
+            dying = deployment.of(await busy_instance(mesh, "teller"))
+            await server.kill()
+            dying.kill()
+            await server.start()
+            back_at = time.perf_counter()
+
+        assert told.error is None
+        assert told.kinds.count("restart") == 1
+        assert told.text == "0 1 "
+        noticed_s = told.at("restart") - back_at
+        note("server back to the notice of who died meanwhile (s)", round(noticed_s, 3))
+        assert noticed_s < RETURNED_S
+        for one in deployment.processes:
+            one.expected = "trying again"
+
+
+async def test_an_end_that_was_said_while_nobody_could_hear_it_is_missed_soon(
+    start_nats: StartServer, tmp_path: Path, note: Note
+) -> None:
+    """Everybody lives, so no death breaks the silence; the one who spoke is asked again."""
+    server = await start_nats()
+    async with small_mesh(server.url, tmp_path, "registry", "router", "runtime") as (
+        deployment,
+        mesh,
+    ):
+        runtime = deployment.processes[2]
+        teller = deployment.agent(TELLER, name="teller")
+        await until(decided, mesh, "teller", within_s=SOON_S)
+        told = Told()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(told.follow(mesh, Converse(message="2 x 0.4", agent="teller")))
+            await told.has("delta")
+            runtime.freeze()
+            try:
+                await server.kill()
+                await server.start()
+                await until(is_idle, mesh, teller.instance, within_s=SOON_S)
+            finally:
+                runtime.thaw()
+            thawed_at = time.perf_counter()
+
+        assert told.error is None
+        assert told.kinds.count("restart") == 1
+        assert told.text == "0 1 "
+        again_s = told.at("restart") - thawed_at
+        note("an end that nobody heard to its notice at the runtime (s)", round(again_s, 3))
+        assert again_s < RETURNED_S
+        for one in deployment.processes:
+            one.expected = "trying again"
+
+
+async def test_who_leaves_while_the_server_is_away_does_not_wait_for_it(
+    start_nats: StartServer, tmp_path: Path, note: Note
+) -> None:
+    server = await start_nats()
+    async with small_mesh(server.url, tmp_path, "registry") as (deployment, _):
+        teller = deployment.agent(TELLER, name="teller")
+        await server.kill()
+        began = time.perf_counter()
+        for one in (teller, *deployment.processes[:1]):
+            one.terminate()
+            assert await one.ended() == 0
+            one.expected = "trying again"
+
+        note("leave of an agent and a registry without a server (s)", since(began))
+        assert since(began) < LEFT_S
+
+
+async def test_an_agent_says_that_it_is_registered_after_all(
+    start_nats: StartServer, tmp_path: Path
+) -> None:
+    """Where it has said that it is not."""
+    server = await start_nats()
+    async with small_mesh(server.url, tmp_path) as (deployment, _):
+        teller = deployment.start_agent(TELLER, name="teller")
+        await teller.logged("not registered yet")
+        deployment.services("registry")
+        said = await teller.logged("teller is registered now")
+
+        assert said["level"] == "warning"
+
+
+async def is_idle(mesh: Mesh, instance: str) -> bool:
+    subject = subjects.instance(mesh.bus.tenant, instance, "status")
+    try:
+        packet = await mesh.bus.request(subject, b"", timeout_s=1.0)
+    except MeshError:
+        return False
+    return decode_value(packet.payload)["in_flight"] == 0
+
+
 # -- a server that does not tell of disconnects --
 
 

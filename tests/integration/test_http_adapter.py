@@ -892,7 +892,30 @@ async def test_the_description_is_whole_and_says_how_each_path_fails(memory_mesh
         "GET /v1/models/{model}",
         "GET /healthz",
         "GET /readyz",
+        "GET /things",
+        "POST /things",
+        "GET /things/{id}",
+        "PUT /things/{id}",
+        "PATCH /things/{id}",
+        "DELETE /things/{id}",
+        "GET /search/jsonpath",
+        "GET /search/sparql",
+        "POST /search/sparql",
+        "GET /events",
+        "GET /events/{type}",
+        "GET /.well-known/wot",
+        "POST /agents/{agent}/{subset}/actions/{action}",
+        "GET /agents/{agent}/{subset}/properties/{property}",
+        "PUT /agents/{agent}/{subset}/properties/{property}",
+        "GET /agents/{agent}/{subset}/events/{event}",
+        *(
+            f"GET /agents/{{agent}}{subset}/.well-known/{document}"
+            for subset in ("", "/{subset}")
+            for document in ("wot", "agent-card.json", "agent.json", "capabilities.json")
+        ),
     }
+    ids = [operation["operationId"] for operation in operations.values()]
+    assert len(set(ids)) == len(ids)
     say = operations["POST /apis/v1/{tenantId}/chat/{conversationId}/message"]
     assert set(say["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert {"400", "404", "409", "413", "415", "500", "502", "503", "504"} <= set(say["responses"])

@@ -15,6 +15,7 @@ import httpx
 from lmos_mesh.bus import route
 from lmos_mesh.calls import Call
 from lmos_mesh.messages import CONVERSE, Answer, Converse
+from lmos_mesh.service import BAD_SETTINGS
 from tests.conftest import FrailServer, NatsMesh
 
 PATIENCE_S = 15.0
@@ -103,7 +104,7 @@ async def test_settings_that_cannot_be_used_are_all_named(nats_mesh: NatsMesh):
     async with adapter(nats_mesh.url, http_port="x", http_body_limit="0") as process:
         status = await process.ended()
 
-    assert status == 1
+    assert status == BAD_SETTINGS
     assert "Traceback" not in process.log
     assert "LMOS_HTTP_PORT='x'" in process.log
     assert "LMOS_HTTP_BODY_LIMIT='0'" in process.log

@@ -1,6 +1,8 @@
 """The registry as deployed: two replicas that keep one truth about who is there."""
 
+import asyncio
 import json
+import time
 from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
@@ -8,17 +10,28 @@ from typing import Any
 import pytest
 
 from lmos_mesh.description import describe, description_faults
-from lmos_mesh.errors import AgentNotFound, Conflict, InvalidDescription, InvalidMessage, MeshError
+from lmos_mesh.errors import (
+    AgentNotFound,
+    Conflict,
+    InvalidDescription,
+    InvalidMessage,
+    MeshError,
+    NotFound,
+)
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
+    GET_HISTORY,
     GET_THING,
     REGISTER,
+    SEARCH_THINGS,
     Deregister,
     FindThings,
+    GetHistory,
     GetThing,
     Register,
+    SearchThings,
 )
 from lmos_mesh.things import thing_from
 from tests.integration.processes import (
@@ -152,6 +165,8 @@ async def test_an_unknown_name_is_a_404_that_names_what_is_near(
     async with services.client(billing) as mesh:
         with pytest.raises(AgentNotFound, match="did you mean billing") as missing:
             await mesh.bus.call(GET_THING, GetThing(name="biling"))
+        with pytest.raises(AgentNotFound, match="it is there as stable"):
+            await mesh.bus.call(GET_THING, GetThing(name="billing", subset="canary"))
 
     assert missing.value.details["near"] == ["billing"]
 
@@ -250,11 +265,15 @@ async def test_a_registration_is_of_one_thing(
 
 async def test_nobody_registers_in_another_tenant(services: Deployment, tenant: str) -> None:
     async with services.client(tenant) as mesh:
-        await mesh.bus.call(REGISTER, Register(thing=record("spy", tenant="other")))
         stolen = describe(thing_from(record("thief", tenant="other")))
-        with suppress(InvalidDescription):
-            await mesh.bus.call(REGISTER, Register(description=stolen))
-        assert "spy" in await names(mesh, live=None)
+        for request, at in (
+            (Register(thing=record("spy", tenant="other")), "/tenant"),
+            (Register(description=stolen), "/id"),
+        ):
+            with pytest.raises(InvalidDescription, match=f"'other'.*{tenant}") as refused:
+                await mesh.bus.call(REGISTER, request)
+            assert [one["field"] for one in refused.value.details["faults"]] == [at]
+        assert await names(mesh, live=None) == []
     async with services.client("other") as mesh:
         assert await names(mesh, live=None) == []
 
@@ -515,15 +534,239 @@ async def test_ids_that_are_no_tokens_are_taken(services: Deployment) -> None:
     assert [(one.name, one.tenant, one.subset) for one in found] == [(name, tenant, subset)]
 
 
-async def test_an_answer_that_would_be_too_large_is_a_clear_error(
+async def test_an_answer_that_would_be_too_large_comes_in_pages(
     services: Deployment, tenant: str
 ) -> None:
     async with services.client(tenant) as mesh:
         for at in range(24):
-            thing = record(f"t{at}", description="x" * 4000, metadata={"more": "y" * 50_000})
+            thing = record(f"t{at:02}", description="ä" * 2000, metadata={"more": "y" * 50_000})
             await mesh.bus.call(REGISTER, Register(thing=thing))
-        with pytest.raises(MeshError, match="1048576") as refused:
-            await mesh.bus.call(FIND_THINGS, FindThings(live=None, descriptions=True))
-        assert len(await names(mesh, live=None)) == 24
+        told: list[str] = []
+        pages = 0
+        offset: int | None = 0
+        while offset is not None:
+            wanted = FindThings(live=None, descriptions=True, offset=offset, sort="name")
+            page = await mesh.bus.call(FIND_THINGS, wanted)
+            assert page.total == 24
+            told += [one.name for one in page.things]
+            pages, offset = pages + 1, page.next
 
-    assert refused.value.status == 413
+    assert told == [f"t{at:02}" for at in range(24)]
+    assert 1 < pages < 6
+
+
+# -- versions and lifetimes --
+
+
+async def test_earlier_versions_are_kept_and_can_be_read(services: Deployment, tenant: str) -> None:
+    async with services.client(tenant) as mesh:
+        versions = ["1.0.0", "1.1.0", "2.0.0"]
+        revisions = [
+            (await mesh.bus.call(REGISTER, Register(thing=record("x", version=one)))).revision
+            for one in versions
+        ]
+
+        history = await mesh.bus.call(GET_HISTORY, GetHistory(name="x"))
+        first = await mesh.bus.call(GET_THING, GetThing(name="x", revision=revisions[0]))
+        now = await mesh.bus.call(GET_THING, GetThing(name="x"))
+        with pytest.raises(NotFound, match=f"revision {revisions[2] + 9}"):
+            await mesh.bus.call(GET_THING, GetThing(name="x", revision=revisions[2] + 9))
+        with pytest.raises(AgentNotFound):
+            await mesh.bus.call(GET_HISTORY, GetHistory(name="y"))
+
+        assert [(one.revision, one.version) for one in history.versions] == [
+            *zip(reversed(revisions), reversed(versions), strict=True)
+        ]
+        assert all(abs(one.at - time.time()) < 60 for one in history.versions)
+        assert (first.version, first.revision) == ("1.0.0", revisions[0])
+        assert first.description is not None
+        assert first.description["version"]["instance"] == "1.0.0"
+        assert (now.version, now.revision) == ("2.0.0", revisions[2])
+        assert now.registration is not None
+        assert first.registration is not None
+        assert now.registration.created == first.registration.created
+        assert now.registration.modified > first.registration.modified
+        assert abs(now.as_of - time.time()) < 60
+
+        await mesh.bus.call(DEREGISTER, Deregister(name="x"))
+        gone = await mesh.bus.call(GET_HISTORY, GetHistory(name="x"))
+        assert [one.gone for one in gone.versions] == [True]
+
+
+async def test_what_is_registered_for_a_time_is_gone_after_it(
+    services: Deployment, tenant: str
+) -> None:
+    async with services.client(tenant) as mesh:
+        # Over one that stays: it must not come back.
+        await mesh.bus.call(REGISTER, Register(thing=record("x", version="1.0.0")))
+        await mesh.bus.call(REGISTER, Register(thing=record("x", version="2.0.0"), ttl_s=1))
+        found = await mesh.bus.call(GET_THING, GetThing(name="x"))
+        assert found.registration is not None
+        assert found.registration.ttl == 1
+        assert found.registration.expires is not None
+
+        await until(is_unknown, mesh, "x", within_s=SOON_S)
+        for _ in range(8):
+            await asyncio.sleep(0.25)
+            assert await is_unknown(mesh, "x")
+
+
+async def test_what_is_registered_again_in_time_stays(services: Deployment, tenant: str) -> None:
+    async with services.client(tenant) as mesh:
+        first = await mesh.bus.call(REGISTER, Register(thing=record("x"), ttl_s=1))
+        told = await mesh.bus.call(GET_THING, GetThing(name="x"))
+        for _ in range(5):
+            await asyncio.sleep(0.5)
+            again = await mesh.bus.call(REGISTER, Register(thing=record("x"), ttl_s=1))
+            assert again.revision > first.revision
+            assert not await is_unknown(mesh, "x")
+        renewed = await mesh.bus.call(GET_THING, GetThing(name="x"))
+        for_good = await mesh.bus.call(REGISTER, Register(thing=record("x")))
+        await asyncio.sleep(1.5)
+        kept = await mesh.bus.call(GET_THING, GetThing(name="x"))
+
+    assert told.registration is not None
+    assert renewed.registration is not None
+    assert renewed.registration.modified == told.registration.modified
+    assert renewed.registration.expires is not None
+    assert told.registration.expires is not None
+    assert renewed.registration.expires > told.registration.expires
+    assert kept.revision == for_good.revision
+    assert kept.registration is not None
+    assert kept.registration.expires is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"ttl_s": 5, "expires": "2100-01-01T00:00:00Z"}, "either"),
+        ({"ttl_s": 1e300}, "ttl_s"),
+        ({"ttl_s": float("inf")}, "ttl_s"),
+        ({"expires": "tomorrow"}, "expires"),
+        ({"expires": "2100-01-01T00:00:00"}, "expires"),
+        ({"expires": "2001-01-01T00:00:00Z"}, "passed"),
+    ],
+)
+async def test_a_lifetime_that_cannot_be_is_refused(
+    services: Deployment, tenant: str, asked: dict[str, Any], said: str
+) -> None:
+    async with services.client(tenant) as mesh:
+        with pytest.raises(InvalidMessage, match=said):
+            await mesh.bus.call(REGISTER, Register(thing=record("x"), **asked))
+        assert await is_unknown(mesh, "x")
+
+
+# -- ids --
+
+LAMP: dict[str, Any] = {
+    "@context": "https://www.w3.org/2022/wot/td/v1.1",
+    "id": "urn:uuid:0804d572-cce8-422a-bb7c-4412fcd56f06",
+    "title": "A lamp",
+    "vendor:colour": "green",
+    "securityDefinitions": {"basic_sc": {"scheme": "basic", "in": "header"}},
+    "security": "basic_sc",
+    "properties": {"on": {"type": "boolean", "forms": [{"href": "https://lamp.example/on"}]}},
+}
+
+
+async def test_a_thing_that_speaks_no_lmos_is_known_by_its_id(
+    services: Deployment, tenant: str
+) -> None:
+    async with services.client(tenant) as mesh:
+        registered = await mesh.bus.call(REGISTER, Register(description=LAMP, revision=0))
+        found = await mesh.bus.call(GET_THING, GetThing(id=LAMP["id"]))
+        listed = await mesh.find(kind="thing", live=None)
+        searched = await mesh.bus.call(
+            SEARCH_THINGS, SearchThings(query="$[?@['vendor:colour'] == 'green'].title")
+        )
+        with pytest.raises(Conflict):
+            await mesh.bus.call(REGISTER, Register(description=LAMP, revision=0))
+        gone = await mesh.bus.call(
+            DEREGISTER, Deregister(id=LAMP["id"], revision=registered.revision)
+        )
+        with pytest.raises(AgentNotFound, match="urn:uuid"):
+            await mesh.bus.call(GET_THING, GetThing(id=LAMP["id"]))
+
+    assert registered.created
+    assert registered.id == LAMP["id"]
+    assert (found.kind, found.id, found.title) == ("thing", LAMP["id"], "A lamp")
+    assert found.description == LAMP
+    assert [one.id for one in listed] == [LAMP["id"]]
+    assert (searched.values, searched.total) == (("A lamp",), 1)
+    assert gone.gone
+
+
+async def test_two_things_of_a_tenant_do_not_share_an_id(services: Deployment, tenant: str) -> None:
+    def named(name: str) -> dict[str, Any]:
+        description = describe(thing_from(record(name, tenant=tenant)))
+        return {**description, "id": "urn:example:one", "title": name}
+
+    async with services.client(tenant) as mesh:
+        await mesh.bus.call(REGISTER, Register(description=named("first")))
+        with pytest.raises(Conflict, match="'first'"):
+            await mesh.bus.call(REGISTER, Register(description=named("second")))
+        again = await mesh.bus.call(REGISTER, Register(description=named("first")))
+        assert not again.created
+        assert await names(mesh, live=None, id="urn:example:one") == ["first"]
+        async with services.client(f"{tenant}-2") as other:
+            await other.bus.call(
+                REGISTER,
+                Register(
+                    description=named("second")
+                    | {
+                        "mesh:tenant": f"{tenant}-2",
+                    }
+                ),
+            )
+
+
+async def test_of_two_that_take_an_id_at_the_same_time_one_gets_it(
+    services: Deployment, tenant: str
+) -> None:
+    taken: list[str] = []
+
+    async def register(mesh: Mesh, name: str) -> None:
+        description = describe(thing_from(record(name, tenant=tenant)))
+        request = Register(description={**description, "id": "urn:example:one", "title": name})
+        with suppress(Conflict):
+            await mesh.bus.call(REGISTER, request)
+            taken.append(name)
+
+    async with services.client(tenant) as mesh:
+        async with asyncio.TaskGroup() as tasks:
+            for at in range(12):
+                tasks.create_task(register(mesh, f"t{at}"))
+        await until(only, mesh, taken, within_s=SOON_S)
+
+    assert len(taken) == 1
+
+
+async def only(mesh: Mesh, expected: list[str]) -> bool:
+    return await names(mesh, live=None) == expected
+
+
+async def test_nobody_says_that_a_thing_is_another_meshs(services: Deployment, tenant: str) -> None:
+    description = describe(thing_from(record("x", tenant=tenant)))
+    async with services.client(tenant) as mesh:
+        with pytest.raises(InvalidDescription, match="mirrored"):
+            await mesh.bus.call(
+                REGISTER, Register(description={**description, "mesh:origin": "elsewhere"})
+            )
+
+
+async def test_a_stale_removal_is_refused(services: Deployment, tenant: str) -> None:
+    async with services.client(tenant) as mesh:
+        first = await mesh.bus.call(REGISTER, Register(thing=record("x")))
+        await mesh.bus.call(REGISTER, Register(thing=record("x", description="Newer.")))
+        with pytest.raises(Conflict, match="revision"):
+            await mesh.bus.call(DEREGISTER, Deregister(name="x", revision=first.revision))
+        assert not await is_unknown(mesh, "x")
+
+
+async def test_many_who_register_one_agent_at_the_same_time_all_succeed(
+    services: Deployment, tenant: str
+) -> None:
+    async with services.client(tenant) as mesh, asyncio.TaskGroup() as tasks:
+        for at in range(6):
+            thing = record("x", description=f"Made by {at}.")
+            tasks.create_task(mesh.bus.call(REGISTER, Register(thing=thing)))

@@ -217,6 +217,15 @@ async def test_an_unknown_agent_is_a_404_that_names_what_is_near(mesh: Mesh) -> 
     assert mesh.bus.tenant in missing.value.message
 
 
+async def test_an_agent_that_has_not_the_subset_is_a_404_that_names_those_it_has(
+    mesh: Mesh,
+) -> None:
+    with pytest.raises(AgentNotFound, match="no subset 'beta'") as missing:
+        await decide(mesh, "x", agent="billing", subset="beta")
+
+    assert missing.value.hint == "it has stable"
+
+
 async def test_a_named_agent_that_does_not_run_is_a_404_that_says_so(
     services: Deployment, tenant: str
 ) -> None:

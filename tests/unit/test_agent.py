@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field
 
 from lmos_mesh import subjects, synadia
 from lmos_mesh.agent import Agent, Context
-from lmos_mesh.bus import Bus
-from lmos_mesh.codec import encode_value
+from lmos_mesh.bus import Bus, route
+from lmos_mesh.codec import decode_value, encode_value
+from lmos_mesh.description import describe, description_faults
 from lmos_mesh.errors import (
     AgentFailed,
     Cancelled,
@@ -24,12 +25,17 @@ from lmos_mesh.errors import (
     MeshError,
     NotFound,
     SettingsError,
+    Unavailable,
 )
+from lmos_mesh.events import CloudEvent
 from lmos_mesh.hosting import AgentHost
 from lmos_mesh.invocation import CONTEXT
-from lmos_mesh.messages import FIND_THINGS, FindThings
+from lmos_mesh.mesh import Mesh
+from lmos_mesh.messages import FIND_THINGS, REGISTER, FindThings
 from lmos_mesh.reply_stream import Frame
+from lmos_mesh.things import thing_from
 from lmos_mesh.transport import Packet
+from lmos_mesh.watching import Watch
 from lmos_mesh_registry.service import Registry, RegistrySettings
 from tests.conftest import MemoryMesh
 
@@ -328,6 +334,36 @@ def test_a_parameter_of_a_type_without_schema_is_refused_by_name() -> None:
 
         @one.capability
         async def locked(lock: threading.Event) -> None: ...  # pyright: ignore[reportUnusedFunction]
+
+
+def test_everything_that_is_wrong_with_a_capability_is_said_at_once() -> None:
+    one = Agent("one")
+    examples: Any = "will it rain?"
+    version: Any = 2
+
+    with pytest.raises(SettingsError) as refused:
+
+        @one.capability(examples=examples, version=version)
+        async def locked(  # pyright: ignore[reportUnusedFunction]
+            lock: threading.Event, more: threading.Thread, *rest: str, well: int = 1
+        ) -> None: ...
+
+    assert str(refused.value) == (
+        "capability 'locked': version: must be a string; examples: must be an array; "
+        "*rest has no schema; name its parameters; "
+        "lock is of type Event, which JSON cannot carry; "
+        "more is of type Thread, which JSON cannot carry"
+    )
+
+
+def test_everything_that_is_wrong_with_an_agents_arguments_is_said_at_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Agent("one", concurrency=0, version="new", channels="web")
+
+    assert "concurrency is 0" in str(refused.value)
+    assert "channels is 'web', must be a list: ['web']" in str(refused.value)
+    assert "/version: 'new' is not a version" in str(refused.value)
+    assert "/supported_channels" not in str(refused.value)
 
 
 def test_parameters_may_be_called_as_pydantic_calls_its_own() -> None:
@@ -692,3 +728,336 @@ async def test_agents_of_one_process_need_names_of_their_own() -> None:
             await AgentHost([Agent("same"), Agent("same")]).run(bus, lambda: None)
         with pytest.raises(SettingsError, match="no agent"):
             await AgentHost([]).run(bus, lambda: None)
+
+
+# -- properties --
+
+
+class Hours(BaseModel):
+    """When somebody is there."""
+
+    opens: Annotated[int, Field(ge=0, le=24)] = 9
+    closes: int = 17
+
+
+class Refund(BaseModel):
+    order: str
+    amount: float
+
+
+class Shop:
+    """An agent with properties and events of every kind."""
+
+    def __init__(self) -> None:
+        self.agent = one = Agent(
+            "shop",
+            description="Sells.",
+            links=[
+                "https://shop.example",
+                {"href": "https://shop.example/terms", "rel": "license"},
+            ],
+        )
+        self.hours = Hours()
+        self.motto = "open"
+        self.refunded = one.event("refunded", data=Refund, description="Money went back.")
+        self.closed = one.event("closed")
+        self.ended: list[str] = []
+        self.watches: list[Watch] = []
+
+        @one.property
+        def opening_hours() -> Hours:
+            return self.hours
+
+        @opening_hours.writer
+        def set_opening_hours(value: Hours) -> None:  # pyright: ignore[reportUnusedFunction]
+            self.hours = value
+
+        @one.property(name="motto of the day", description="What it says.")
+        async def motto(context: Context) -> str:
+            return f"{self.motto} {context.tenant}"
+
+        @motto.writer
+        async def set_motto(text: str, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
+            self.motto = f"{text} {context.task != ''}"
+
+        @one.property
+        async def broken() -> int:  # pyright: ignore[reportUnusedFunction]
+            raise ZeroDivisionError("secret")
+
+        @one.property
+        async def visitors() -> int:  # pyright: ignore[reportUnusedFunction]
+            return 3
+
+        @one.capability
+        async def refund(order: str, context: Context) -> str:  # pyright: ignore[reportUnusedFunction]
+            await context.emit(self.refunded, Refund(order=order, amount=1.5))
+            return "done"
+
+        @one.capability
+        def close(context: Context) -> int:  # pyright: ignore[reportUnusedFunction]
+            context.from_thread(context.emit("closed"))
+            return len(context.from_thread(context.mesh.find(capability="close")))
+
+        @one.capability
+        async def who(context: Context) -> list[str]:  # pyright: ignore[reportUnusedFunction]
+            return [one.name for one in await context.mesh.find(capability="refund")]
+
+        @one.capability
+        async def look(context: Context) -> str:  # pyright: ignore[reportUnusedFunction]
+            watch = context.mesh.watch()
+            self.watches.append(watch)
+            async for change in watch:
+                return f"{change.kind} {change.thing.name}"
+            return ""
+
+
+def property_subject(bus: Bus, name: str, verb: str) -> str:
+    return subjects.agent_property(bus.tenant, "shop", "stable", name, verb)
+
+
+def test_properties_events_and_links_are_described() -> None:
+    raw = Shop().agent.thing("demo")
+    description = describe(thing_from(raw))
+
+    assert description_faults(description) == []
+    hours = description["properties"]["opening_hours"]
+    assert hours["description"] == "When somebody is there."
+    assert hours["type"] == "object"
+    assert hours["properties"]["opens"] == {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 24,
+        "default": 9,
+    }
+    assert not hours.get("readOnly")
+    assert description["properties"]["motto of the day"]["description"] == "What it says."
+    assert description["properties"]["visitors"]["readOnly"]
+    assert description["events"]["refunded"]["description"] == "Money went back."
+    assert set(description["events"]["refunded"]["data"]["properties"]) == {"order", "amount"}
+    assert "data" not in description["events"]["closed"]
+    assert description["links"] == [
+        {"href": "https://shop.example"},
+        {"href": "https://shop.example/terms", "rel": "license"},
+    ]
+
+
+def test_a_property_is_still_its_function() -> None:
+    one = Agent("one")
+
+    @one.property
+    def answer() -> int:
+        """What it all comes to."""
+        return 42
+
+    assert answer() == 42
+    assert one.properties == (answer,)
+    assert answer.description == "What it all comes to."
+    assert not answer.writable
+
+
+async def test_a_property_is_read_and_written(memory_mesh: MemoryMesh) -> None:
+    shop = Shop()
+    async with hosted(memory_mesh, shop.agent) as caller:
+        mesh = Mesh(caller.bus)
+        assert await mesh.read("shop", "opening_hours") == {"opens": 9, "closes": 17}
+        await mesh.write("shop", "opening_hours", {"opens": 10})
+        assert shop.hours == Hours(opens=10)
+        await mesh.write("shop", "motto of the day", "closed")
+        found = (await mesh.find(name="shop"))[0]
+        assert await mesh.read(found, "motto of the day") == f"closed True {caller.bus.tenant}"
+
+
+async def test_a_property_is_written_in_msgpack_or_json(memory_mesh: MemoryMesh) -> None:
+    shop = Shop()
+    async with hosted(memory_mesh, shop.agent) as caller:
+        subject = property_subject(caller.bus, "opening_hours", "write")
+        for payload in (encode_value({"opens": 1}), b' {"opens": 2}'):
+            reply = await caller.bus.request(subject, payload, timeout_s=SOON_S)
+            assert decode_value(reply.payload) is None or reply.payload == b"null"
+        assert shop.hours.opens == 2
+        with pytest.raises(InvalidMessage, match="not JSON"):
+            await caller.bus.request(subject, b"opens", timeout_s=SOON_S)
+        with pytest.raises(InvalidMessage, match="no value"):
+            await caller.bus.request(subject, b"", timeout_s=SOON_S)
+
+
+async def test_a_wrong_value_is_refused_with_a_pointer_to_each_fault(
+    memory_mesh: MemoryMesh,
+) -> None:
+    shop = Shop()
+    async with hosted(memory_mesh, shop.agent) as caller:
+        with pytest.raises(InvalidMessage, match="'opening_hours'") as refused:
+            await Mesh(caller.bus).write("shop", "opening_hours", {"opens": 25, "closes": "x"})
+
+    assert [one["field"] for one in refused.value.details["faults"]] == ["/opens", "/closes"]
+    assert shop.hours == Hours()
+
+
+async def test_what_nobody_may_write_says_so(memory_mesh: MemoryMesh) -> None:
+    async with hosted(memory_mesh, Shop().agent) as caller:
+        with pytest.raises(InvalidMessage, match="'visitors' of agent 'shop' is read-only"):
+            await Mesh(caller.bus).write("shop", "visitors", 4)
+
+
+async def test_a_property_that_does_not_exist_is_answered_with_those_like_it(
+    memory_mesh: MemoryMesh,
+) -> None:
+    async with hosted(memory_mesh, Shop().agent) as caller:
+        with pytest.raises(NotFound, match="did you mean visitors") as refused:
+            await Mesh(caller.bus).read("shop", "visitor")
+        assert refused.value.details["near"] == ["visitors"]
+        subject = property_subject(caller.bus, "visitors", "erase")
+        with pytest.raises(NotFound, match=r"property.<name>.read"):
+            await caller.bus.request(subject, b"", timeout_s=SOON_S)
+
+
+async def test_a_property_that_fails_does_not_tell_why(memory_mesh: MemoryMesh) -> None:
+    async with hosted(memory_mesh, Shop().agent) as caller:
+        with pytest.raises(AgentFailed, match="'broken': ZeroDivisionError") as failed:
+            await Mesh(caller.bus).read("shop", "broken")
+
+    assert "secret" not in str(failed.value)
+
+
+async def test_an_agent_is_refused_with_every_fault_of_its_interactions(
+    memory_mesh: MemoryMesh,
+) -> None:
+    one = Agent("registry")
+    one.event("")
+    one.event("locked", data=threading.Event)
+
+    @one.property
+    def lock() -> threading.Event: ...
+
+    @one.property(name="lock")
+    def twice(of: str) -> int: ...
+
+    @twice.writer
+    def write_twice(value: str) -> None: ...  # pyright: ignore[reportUnusedFunction]
+
+    @one.property
+    def pieces() -> Iterator[str]:  # pyright: ignore[reportUnusedFunction]
+        yield ""
+
+    assert lock.faults
+    async with memory_mesh.bus() as bus:
+        with pytest.raises(InvalidDescription) as refused:
+            await AgentHost([one]).run(bus, lambda: None)
+
+    said = str(refused.value)
+    for part in (
+        "/properties/0: has a type without a JSON Schema",
+        '/properties/1/name: "lock" is there already',
+        "/properties/1: its function takes of",
+        "/properties/1: its writer takes another type",
+        "/properties/2: its function yields",
+        "/events/0/name: is empty",
+        "/events/1: has a type without a JSON Schema",
+        "/name: is where the registry's events are",
+    ):
+        assert part in said
+
+
+# -- events --
+
+
+async def test_an_event_is_told_to_whoever_listens(memory_mesh: MemoryMesh) -> None:
+    shop = Shop()
+    heard: asyncio.Queue[Packet] = asyncio.Queue()
+    async with hosted(memory_mesh, shop.agent) as caller:
+        tenant = caller.bus.tenant
+        await caller.bus.transport.subscribe(f"lmos.{tenant}.event.shop.*", heard.put_nowait)
+        assert await caller.ask("refund", {"order": "ö-1"}) == "done"
+        assert await caller.ask("close") == 1
+        await shop.agent.emit(shop.refunded, Refund(order="2", amount=2))
+        packets = [await heard.get() for _ in range(3)]
+
+    assert [one.subject.rsplit(".", 1)[1] for one in packets] == ["refunded", "closed", "refunded"]
+    told = [CloudEvent.from_packet(one) for one in packets]
+    assert told[0].data == {"order": "ö-1", "amount": 1.5}
+    assert told[0].type == "lmos.agent.refunded"
+    assert told[0].source == f"urn:lmos-mesh:{tenant}:shop:stable"
+    assert len({one.id for one in told}) == 3
+    assert packets[1].payload == b""
+
+
+async def test_what_is_no_event_of_the_agent_or_not_of_its_type_is_refused(
+    memory_mesh: MemoryMesh,
+) -> None:
+    shop = Shop()
+    with pytest.raises(Unavailable, match="'shop' is on no mesh"):
+        await shop.agent.emit("closed")
+    async with hosted(memory_mesh, shop.agent):
+        with pytest.raises(InvalidMessage, match=r"event 'refunded': /amount"):
+            await shop.agent.emit("refunded", {"order": "1", "amount": "much"})
+        with pytest.raises(InvalidMessage, match="'closed' tells nothing"):
+            await shop.agent.emit("closed", 1)
+        with pytest.raises(NotFound, match="did you mean refunded"):
+            await shop.agent.emit("refund")
+    with pytest.raises(Unavailable):
+        _ = shop.agent.mesh
+
+
+# -- in the background --
+
+
+async def test_what_an_agent_does_in_the_background_begins_anew_and_ends_with_it(
+    memory_mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmos_mesh.hosting._ANEW_S", 0.01)
+    one = Agent("one", description="Looks around.")
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    began: list[int] = []
+
+    @one.background
+    async def look() -> None:  # pyright: ignore[reportUnusedFunction]
+        began.append(1)
+        if len(began) == 1:
+            raise ZeroDivisionError
+        try:
+            async for change in one.mesh.watch():
+                seen.put_nowait(f"{change.kind} {change.thing.name}")
+        except asyncio.CancelledError:
+            seen.put_nowait("ended")
+            raise
+
+    async with hosted(memory_mesh, one), asyncio.timeout(SOON_S):
+        assert await seen.get() == "joined one"
+    assert await seen.get() == "ended"
+    assert len(began) == 2
+
+
+async def test_an_agent_that_is_refused_is_on_no_mesh(memory_mesh: MemoryMesh) -> None:
+    shop = Shop()
+
+    async def refuse(request: Any, call: Any) -> Any:
+        raise InvalidDescription("never")
+
+    async with memory_mesh.bus() as registry, memory_mesh.bus() as bus:
+        await registry.serve("registry", [route(REGISTER, refuse)])
+        with pytest.raises(InvalidDescription, match="never"):
+            await AgentHost([shop.agent]).run(bus, lambda: None)
+    assert shop.agent.presence is None
+
+
+# -- finding others --
+
+
+async def test_an_agent_finds_others_and_what_it_watches_ends_with_the_request(
+    memory_mesh: MemoryMesh,
+) -> None:
+    shop = Shop()
+    async with hosted(memory_mesh, shop.agent) as caller:
+        assert await caller.ask("who") == ["shop"]
+        assert await caller.ask("look") == "joined shop"
+
+        with pytest.raises(StopAsyncIteration):
+            await anext(shop.watches[0])
+
+
+async def test_a_condition_that_does_not_exist_is_refused(memory_mesh: MemoryMesh) -> None:
+    async with memory_mesh.bus() as bus:
+        with pytest.raises(InvalidMessage, match="did you mean 'capability'"):
+            await Mesh(bus).find(capabilty="refund")
+        with pytest.raises(InvalidMessage, match="/limit"):
+            Mesh(bus).watch(limit=0)

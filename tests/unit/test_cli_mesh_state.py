@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmos_mesh.cli.up import plan_of
 from lmos_mesh.errors import Conflict, NotFound, SettingsError
 from lmos_mesh.mesh_state import (
     MeshPlace,
@@ -171,6 +172,19 @@ def number_of(given: int | None, *, first: int = 1) -> int:
     return claimed.number
 
 
+@pytest.mark.parametrize("peer", ["ftp://x", "north=nats://127.0.0.1:4222", "://"])
+def test_a_peer_that_is_no_directory_is_refused_before_anything_starts(peer: str) -> None:
+    with pytest.raises(SettingsError, match="directory"):
+        plan_of("here", peers=[peer], no_http=True)
+
+
+def test_a_peer_has_a_url_and_perhaps_a_name() -> None:
+    peers = ["http://127.0.0.1:8421", "north=https://n.example/a=b"]
+    plan = plan_of("here", peers=peers, no_http=True)
+    registry = next(one for one in plan.programs if one.role == "registry")
+    assert registry.env["LMOS_REGISTRY_PEERS"] == ",".join(peers)
+
+
 def test_a_port_is_the_next_free_one_unless_given() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -192,9 +206,9 @@ def test_a_port_that_a_mesh_has_chosen_is_left_alone_before_anybody_listens_ther
     assert number_of(None, first=first.number) == first.number
 
 
-@pytest.mark.parametrize("port", [70_000, -1])
+@pytest.mark.parametrize("port", [70_000, -5])
 def test_a_port_that_does_not_exist_is_one_sentence(port: int) -> None:
-    with pytest.raises(SettingsError, match="port"):
+    with pytest.raises(SettingsError, match=f"there is no port {port}"):
         number_of(port)
 
 

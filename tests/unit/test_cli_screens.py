@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from lmos_mesh.cli.agents import table_of
 from lmos_mesh.cli.conversing import Margin, Terminal, explained, in_short
 from lmos_mesh.cli.demo import TOUR, reasons
+from lmos_mesh.cli.doctor import is_awaited
 from lmos_mesh.cli.known_settings import known_settings, settings_in, unknown_settings
 from lmos_mesh.cli.log_lines import read_line, shown
 from lmos_mesh.cli.screen import plural
@@ -160,14 +161,58 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
 
     lines = text_of(table_of([down, up], hidden=3)).splitlines()
 
-    assert lines[1].split() == ["zeta", "1.0.0,", "1.1.0", "stable", "view", "bill", "2", "3", "●", "live"]  # fmt: skip # noqa: E501
+    assert lines[1].split() == [
+        "zeta",
+        "1.0.0,",
+        "1.1.0",
+        "stable",
+        "view",
+        "bill",
+        "2",
+        "3",
+        "●",
+        "live",
+    ]
     assert lines[2].split()[0] == "alpha"
     assert "○ down" in lines[2]
     assert "3 more agents" in lines[3]
 
 
+def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
+    name = "billing@127.0.0.1:8420"
+    bill = Capability(id="view_bill", name="view bill")
+    mirrored = FoundThing(
+        name=name, version="1.0.0", origin="127.0.0.1:8420", external=True, capabilities=(bill,)
+    )
+    lamp = FoundThing(name="urn:example:lamp", title="Lamp", version="1.0.0", kind="thing")
+    canary = FoundThing(name="canary", version="1.0.0", subset="canary", live=True)
+
+    assert text_of(table_of([mirrored]), width=80).splitlines()[1].split() == [
+        name, "1.0.0", "stable", "view", "bill", "0", "0", "○", "listed"
+    ]  # fmt: skip
+    lines = text_of(table_of([mirrored, lamp, canary]), width=80).splitlines()
+    assert lines[0].split() == [
+        "agent", "version", "subset", "capability", "instances", "calls", "origin", "health"
+    ]  # fmt: skip
+    # Folded, if it must be: nothing is cut off.
+    assert "".join(line.split()[0] for line in lines[2:4]).startswith(name[:20])
+    assert "…" not in "".join(lines)
+
+
+def test_of_many_capabilities_the_first_are_shown() -> None:
+    many = tuple(Capability(id=f"c{number}", name=f"c{number}") for number in range(9))
+    shown = text_of(table_of([FoundThing(name="busy", capabilities=many)]))
+    assert "c0, c1, c2, c3, c4, and 4 more" in shown
+
+
 def test_without_agents_it_says_how_to_get_one() -> None:
     assert "lmos run" in text_of(table_of([]))
+
+
+def test_an_adapter_that_nobody_has_chosen_is_not_missing() -> None:
+    assert [is_awaited("mdns", {"http"}), is_awaited("mdns", {"mdns"})] == [False, True]
+    assert is_awaited("http", ())
+    assert is_awaited("registry", ())
 
 
 def test_words_are_counted_in_english() -> None:

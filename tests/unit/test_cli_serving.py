@@ -119,7 +119,7 @@ def test_an_invalid_agent_is_refused_with_every_reason(tmp_path: Path) -> None:
     assert str(file) in said
 
 
-@pytest.mark.parametrize("name", ["billing", "support", "travel", "weather"])
+@pytest.mark.parametrize("name", ["billing", "concierge", "support", "travel", "weather"])
 def test_the_example_agents_load_and_have_enough_examples(name: str) -> None:
     file = Path(__file__).parents[2] / "examples" / f"{name}.py"
 

@@ -5,13 +5,24 @@ import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lmos_mesh import subjects
-from lmos_mesh.description import describe, description_faults, id_of, thing_of
+from lmos_mesh.description import (
+    describe,
+    description_faults,
+    id_of,
+    named_in_words,
+    reachable,
+    thing_of,
+    with_id,
+    with_security,
+)
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.schemas.thing_description import td_faults
 from lmos_mesh.things import (
@@ -20,6 +31,8 @@ from lmos_mesh.things import (
     NESTING,
     THING_BYTES,
     Capability,
+    Event,
+    Property,
     Thing,
     faults_of,
     thing_from,
@@ -52,7 +65,11 @@ billing = thing_from(
 weather: dict[str, Any] = {
     "@context": [
         "https://www.w3.org/2022/wot/td/v1.1",
-        {"lmos": "https://eclipse.dev/lmos/protocol/v1", "ex": "https://example.com/terms#"},
+        {
+            "lmos": "https://eclipse.dev/lmos/protocol/v1",
+            "mesh": "urn:lmos-mesh:vocabulary#",
+            "ex": "https://example.com/terms#",
+        },
     ],
     "@type": ["lmos:Agent", "ex:Forecaster"],
     "id": "urn:uuid:6f1d3a7a-1f97-4e6b-b45f-f3c2e1c84c77",
@@ -247,20 +264,79 @@ capabilities = st.builds(
     output=st.none() | data_schemas,
     cost=st.integers(0, 3),
 )
-things = st.builds(
+properties = st.builds(
+    Property,
+    name=names,
+    description=text(10),
+    schema=data_schemas,
+    readable=st.booleans(),
+    writable=st.booleans(),
+    observable=st.booleans(),
+).filter(lambda one: one.readable or one.writable)
+events = st.builds(Event, name=names, description=text(10), data=st.none() | data_schemas)
+links = st.fixed_dictionaries(
+    {"href": st.sampled_from(["a", "https://example.com/x"])},
+    optional={"rel": st.sampled_from(["next", "type"]), "ex:more": json_values},
+)
+uris = names.map(lambda one: "urn:example:" + quote(one, safe=""))
+
+
+def normal(thing: Thing) -> bool:
+    """Whether nothing is said that follows anyway; that is left out on the way back."""
+    mirrored = thing.origin and thing.kind != "thing"
+    return thing.title != thing.name and not (thing.title and mirrored)
+
+
+here = st.builds(
     Thing,
     name=names,
     tenant=names,
     subset=names,
+    title=st.just("") | names,
     kind=st.sampled_from(["agent", "tool"]),
+    origin=st.just("") | names,
+    properties=st.lists(properties, max_size=3, unique_by=lambda one: one.name).map(tuple),
+    events=st.lists(events, max_size=3, unique_by=lambda one: one.name).map(tuple),
+    links=st.lists(links, max_size=1).map(tuple),
+).filter(normal)
+with_an_id = st.builds(Thing, name=names, id=uris, external=st.booleans())
+plain = st.builds(
+    Thing,
+    kind=st.just("thing"),
+    name=uris,
+    tenant=names,
+    subset=names,
+    title=st.just("") | names,
     version=some_versions,
     description=text(10),
-    capabilities=st.lists(capabilities, max_size=3, unique_by=lambda one: one.id).map(tuple),
+    origin=st.just("") | names,
+    links=st.lists(links, max_size=1).map(tuple),
     supported_channels=unique_names,
     supported_tenants=unique_names,
     metadata=st.dictionaries(text(4), json_values, max_size=2),
     external=st.booleans(),
-) | st.builds(Thing, name=names, colour=json_values)
+    colour=json_values,
+).filter(normal)
+things = (
+    here
+    | with_an_id
+    | plain
+    | st.builds(
+        Thing,
+        name=names,
+        tenant=names,
+        subset=names,
+        kind=st.sampled_from(["agent", "tool"]),
+        version=some_versions,
+        description=text(10),
+        capabilities=st.lists(capabilities, max_size=3, unique_by=lambda one: one.id).map(tuple),
+        supported_channels=unique_names,
+        supported_tenants=unique_names,
+        metadata=st.dictionaries(text(4), json_values, max_size=2),
+        external=st.booleans(),
+    )
+    | st.builds(Thing, name=names, colour=json_values)
+)
 
 
 @settings(deadline=None)
@@ -272,6 +348,39 @@ def test_every_good_thing_has_a_valid_description_and_comes_back_from_it(thing: 
 
     assert description_faults(description) == []
     assert thing_of(description) == thing
+    assert thing_of(description, trusted=True) == thing
+    assert thing_from(thing.model_dump()) == thing
+
+
+VALID = [
+    yaml.safe_load(path.read_text("utf-8"))
+    for path in sorted((Path(__file__).parents[1] / "data" / "descriptions" / "valid").iterdir())
+]
+
+
+@settings(deadline=None)
+@given(st.data(), text(6).filter(lambda one: not one.startswith("@")), json_values, names)
+def test_every_valid_description_comes_back_from_its_record(
+    data: st.DataObject, member: str, value: Any, tenant: str
+) -> None:
+    original: dict[str, Any] = data.draw(st.sampled_from([*VALID, weather, describe(billing)]))
+    description = copy.deepcopy(original)
+    holder: Any = description
+    for step in data.draw(st.sampled_from([(), *paths_in(original)])):
+        holder = holder[step]
+    assume(isinstance(holder, dict))
+    holder[member] = value  # what nobody knows, anywhere
+    if data.draw(st.booleans()) and len(description) > 1:
+        del description[data.draw(st.sampled_from(sorted(description)))]
+    assume(not description_faults(description))
+
+    thing = thing_of(description, tenant=tenant)
+
+    # As text: true is not 1, and 1.0 is not 1. The members of an object have no order.
+    written = json.dumps(describe(thing), sort_keys=True)
+    assert written == json.dumps(description, sort_keys=True)
+    assert thing_of(json.loads(json.dumps(describe(thing))), tenant=tenant) == thing
+    assert faults_of(thing) == []
 
 
 def test_the_largest_thing_is_described_within_one_nats_message() -> None:
@@ -295,6 +404,8 @@ def test_a_description_of_another_vendor_is_taken() -> None:
     assert thing.version == "1.0.0"
     assert [one.id for one in thing.capabilities] == ["urn:example:forecast", "getWeather"]
     assert thing.metadata == {"lmos:vendor": {"lmos:name": "Example"}}
+    assert thing.id == id_of(thing) == "urn:uuid:6f1d3a7a-1f97-4e6b-b45f-f3c2e1c84c77"
+    assert describe(thing) == weather
 
 
 def test_an_action_that_does_not_say_so_is_not_idempotent() -> None:
@@ -331,7 +442,9 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
         (changed("id", to="urn:lmos-mesh:a::b"), "/id", "must be urn:lmos-mesh:{tenant}:{name}:"),
         (changed("id", to="urn:lmos-mesh:a:%ff:b"), "/id", "percent-encoded as UTF-8"),
         (changed("id", to="urn:lmos-mesh:a:%0A:b"), "/id", "is empty"),
+        (changed("id", to="urn:lmos-mesh:a:%c3%bc:b"), "/id", "as urn:lmos-mesh:a:%C3%BC:b"),
         (changed("@context"), "/@context", "is missing"),
+        (changed("@context", 1, "mesh", of={**weather, "mesh:tenant": "a"}), "/@context", "mesh"),
         (changed("@context", 1, "lmos"), "/@context", 'must declare the prefix "lmos"'),
         (changed("@context", 0), "/@context", 'must be "https://www.w3.org/2022/wot/td/v1.1"'),
         (changed("@context", 1, "ex", to={"@id": "x"}), "/@context", "objects of prefixes"),
@@ -351,7 +464,7 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
         ),
         (changed("links", 0, "sizes", to="1x1"), "/links/0", "must not have sizes"),
         (changed("forms", to=[]), "/forms", "must have at least 1 entry"),
-        (changed("forms", to=[{"href": "a"}]), "/forms/0/op", "is missing"),
+        (changed("forms", to=[{"href": "coap://a"}]), "/forms/0/op", "is missing"),
         (
             changed("securityDefinitions", "basic_sc", "scheme", to="magic"),
             "/securityDefinitions/basic_sc/scheme",
@@ -418,7 +531,7 @@ def test_the_title_is_free_where_the_id_names_the_thing() -> None:
             'must be "boolean", "integer", "number", "string", "object", "array" or "null", not',
         ),
         (
-            changed("actions", "getWeather", "input", "enum", to=[1, 1]),
+            changed("actions", "getWeather", "input", "enum", to=[{}, {}]),
             "/actions/getWeather/input/enum",
             "has the same entry twice",
         ),
@@ -544,7 +657,8 @@ def test_a_thing_without_the_vocabulary_of_lmos_is_valid_for_the_w3c() -> None:
     }
 
     assert td_faults(lamp).listed() == []
-    assert fields(description_faults(lamp)) == ["/@context", "/@type"]
+    assert fields(description_faults(lamp)) == ["/id"]
+    assert description_faults({**lamp, "id": "urn:example:lamp"}) == []
     assert fields(td_faults({**lamp, "@context": []}).listed()) == ["/@context"]
     assert fields(td_faults({**lamp, "@type": "tm:ThingModel"}).listed()) == ["/@type"]
 
@@ -609,3 +723,225 @@ def test_the_example_in_the_documentation_is_what_is_made() -> None:
 
     assert description_faults(description) == []
     assert describe(thing_of(description)) == description
+
+
+lamp: dict[str, Any] = {
+    "@context": "https://www.w3.org/2022/wot/td/v1.1",
+    "id": "urn:example:lamp",
+    "title": "Lamp",
+    "version": {"instance": "build 7"},
+    "securityDefinitions": {"nosec_sc": {"scheme": "nosec"}},
+    "security": ["nosec_sc"],
+    "properties": {"lit": {"type": "boolean", "forms": [{"href": "http://lamp.example/lit"}]}},
+    "actions": {
+        "fade": {
+            "title": "Fade",
+            "description": "Changes slowly.",
+            "input": {"type": "number"},
+            "forms": [{"href": "http://lamp.example/fade"}],
+        }
+    },
+    "events": {"hot": {"forms": [{"href": "http://lamp.example/hot"}]}},
+}
+
+
+def test_a_thing_of_another_vendor_is_known_by_its_id() -> None:
+    thing = thing_of(lamp, tenant="acme")
+
+    assert (thing.kind, thing.name, thing.title) == ("thing", "urn:example:lamp", "Lamp")
+    assert (thing.tenant, thing.subset) == ("acme", "stable")
+    assert thing.properties == (
+        Property(name="lit", schema={"type": "boolean"}, readable=True, writable=True),
+    )
+    assert thing.events == (Event(name="hot"),)
+    # Its actions are what it can do; its version is none of ours.
+    [fade] = thing.capabilities
+    assert (fade.id, fade.name, fade.description) == ("fade", "Fade", "Changes slowly.")
+    assert fade.input == {"type": "number"}
+    assert thing.version == "1.0.0"
+    assert describe(thing) == lamp
+
+
+def test_actions_are_capabilities_where_none_are_named() -> None:
+    agent = changed("lmos:capabilities")
+
+    assert [one.id for one in thing_of(agent).capabilities] == ["getWeather"]
+    assert describe(thing_of(agent)) == agent
+
+
+def test_properties_and_events_are_reached_over_nats() -> None:
+    thing = thing_from(
+        {
+            "name": "billing",
+            "properties": [
+                {"name": "currency", "schema": {"type": "string"}, "writable": True},
+                {"name": "secret", "readable": False, "writable": True, "description": "Hidden."},
+                {"name": "open bills", "schema": {"type": "integer"}, "observable": True},
+            ],
+            "events": [{"name": "paid", "description": "A bill was paid.", "data": {}}],
+        }
+    )
+
+    description = describe(thing)
+
+    assert description_faults(description) == []
+    root = "nats:lmos.demo.agent.billing.stable.property."
+    at_subjects = {
+        name: [(form["href"].removeprefix(root), form["op"]) for form in one["forms"]]
+        for name, one in description["properties"].items()
+    }
+    assert at_subjects == {
+        "currency": [("currency.read", "readproperty"), ("currency.write", "writeproperty")],
+        "secret": [("secret.write", "writeproperty")],
+        "open bills": [(f"{subjects.escape('open bills')}.read", "readproperty")],
+    }
+    assert description["properties"]["secret"]["writeOnly"] is True
+    assert description["properties"]["open bills"]["readOnly"] is True
+    assert description["events"] == {
+        "paid": {
+            "description": "A bill was paid.",
+            "data": {},
+            "forms": [
+                {
+                    "href": "nats:lmos.demo.event.billing.paid",
+                    "op": ["subscribeevent", "unsubscribeevent"],
+                    "contentType": "application/json",
+                    "nats:envelope": "cloudevents",
+                }
+            ],
+        }
+    }
+    assert thing_of(description) == thing
+
+
+def test_adapters_that_are_there_add_their_forms() -> None:
+    thing = thing_from(
+        {
+            "name": "a b",
+            "capabilities": [{"id": "c/d"}],
+            "properties": [
+                {"name": "p", "writable": True},
+                {"name": "q", "readable": False, "writable": True},
+                {"name": "r"},
+            ],
+            "events": [{"name": "e"}],
+        }
+    )
+    kept = describe(thing)
+    before = copy.deepcopy(kept)
+
+    shown = reachable(
+        kept, thing, [("http", "http://b.example/"), ("mqtt", "mqtt://x"), ("http", "http://a")]
+    )
+
+    assert kept == before
+    assert description_faults(shown) == []
+    forms = shown["actions"]["c/d"]["forms"]
+    assert [form["href"].partition(":")[0] for form in forms] == ["nats", "http", "http"]
+    assert forms[1] == {
+        "href": "http://a/agents/a%20b/stable/actions/c%2Fd",
+        "op": "invokeaction",
+        "contentType": "application/json",
+        "htv:methodName": "POST",
+    }
+    over_http = {
+        name: [form["op"] for form in one["forms"] if form["href"].startswith("http://a/")]
+        for name, one in shown["properties"].items()
+    }
+    assert over_http == {
+        "p": ["readproperty", "writeproperty"],
+        "q": ["writeproperty"],
+        "r": ["readproperty"],
+    }
+    assert shown["events"]["e"]["forms"][1]["subprotocol"] == "sse"
+    assert reachable(kept, thing, []) == kept
+
+
+def test_what_speaks_for_itself_keeps_its_own_forms() -> None:
+    for description in (lamp, weather, {**weather, "mesh:external": True}):
+        shown = reachable(description, thing_of(description), [("http", "http://a")])
+
+        assert shown == description
+
+
+def test_a_missing_security_of_an_agent_is_filled_in_and_said() -> None:
+    bare = changed("security", of=changed("securityDefinitions"))
+
+    filled, notes = with_security(bare)
+
+    assert notes == ("`security` was missing; `nosec` was filled in",)
+    assert description_faults(filled) == []
+    assert "security" not in bare
+    assert with_security(filled) == (filled, ())
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        weather,
+        changed("security"),
+        changed("security", of=lamp),
+        changed("security", of=changed("securityDefinitions", of=lamp)),
+        {"@type": [{"a": 1}]},
+    ],
+)
+def test_nothing_else_is_filled_in(description: dict[str, Any]) -> None:
+    assert with_security(description) == (description, ())
+
+
+def test_an_id_is_given_to_what_has_none() -> None:
+    fresh = "urn:uuid:6f1d3a7a-1f97-4e6b-b45f-f3c2e1c84c77"
+    agent = {**changed("id"), "mesh:subset": "canary"}
+
+    assert with_id(lamp, tenant="acme", fresh=fresh) == lamp
+    assert with_id(changed("id", of=lamp), tenant="acme", fresh=fresh)["id"] == fresh
+    assert with_id(agent, tenant="acme", fresh=fresh)["id"] == (
+        "urn:lmos-mesh:acme:Weather%20Agent:canary"
+    )
+    # What has no name gets none from it either.
+    assert "id" not in with_id(changed("title", of=agent), tenant="acme", fresh=fresh)
+
+
+def test_what_a_registry_could_not_have_written_is_refused_though_trusted() -> None:
+    with pytest.raises(InvalidDescription) as caught:
+        thing_of(changed("lmos:metadata", to=3), trusted=True)
+
+    assert fields(caught.value.details["faults"]) == ["/metadata"]
+
+
+def test_a_description_that_fits_into_no_message_is_refused() -> None:
+    [fault] = description_faults({**lamp, "much": "x" * 1024 * 1024})
+
+    assert fault["field"] == ""
+    assert "983040 is the limit" in fault["description"]
+
+
+def test_every_term_of_ours_is_in_the_published_vocabularies() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "descriptions.md").read_text("utf-8")
+    source = (Path(__file__).parents[2] / "lmos_mesh" / "description.py").read_text("utf-8")
+    contexts = {"mesh": "urn:lmos-mesh:vocabulary#", "nats": "urn:lmos-mesh:vocabulary:nats#"}
+
+    for prefix, uri in contexts.items():
+        vocabulary = json.loads((docs / "vocabulary" / f"{prefix}.jsonld").read_text("utf-8"))
+        published = {one["@id"] for one in vocabulary["@graph"]} - {uri}
+
+        assert vocabulary["@context"][prefix] == uri
+        assert set(re.findall(rf'"({prefix}:[A-Za-z]+)"', source)) == published
+        assert set(re.findall(rf"`({prefix}:[A-Za-z]+)`", page)) == published
+
+
+@pytest.mark.parametrize(
+    ("description", "called"),
+    [
+        ({"@type": "lmos:Agent", "title": "billing"}, 'agent "billing"'),
+        ({"@type": ["x:Y", "lmos:Tool"], "title": "sum"}, 'tool "sum"'),
+        ({"title": "Lamp", "id": "urn:x:lamp"}, 'thing "Lamp"'),
+        ({"id": "urn:x:lamp"}, 'thing "urn:x:lamp"'),
+        ({"@type": 7, "title": []}, "thing without a name"),
+    ],
+)
+def test_a_refused_description_is_called_what_it_is(
+    description: dict[str, Any], called: str
+) -> None:
+    assert named_in_words(description) == called

@@ -184,7 +184,7 @@ def test_a_refusal_names_every_fault_at_once() -> None:
         ],
     )
 
-    assert str(error) == ("agent 'billing' is refused: /version: is no semver; /: is no object")
+    assert str(error) == ("agent 'billing' is refused: /version: is no semver; it is no object")
     assert [fault["field"] for fault in error.details["faults"]] == ["/version", ""]
 
 

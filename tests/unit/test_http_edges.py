@@ -13,6 +13,7 @@ from lmos_mesh.errors import InvalidMessage, SettingsError, TooLarge
 from lmos_mesh.settings import load_settings
 from lmos_mesh_http.bodies import is_json, read_json
 from lmos_mesh_http.edge import Edge, trace_of
+from lmos_mesh_http.errors import fault_of, openai_body
 from lmos_mesh_http.openai import ChatCompletionRequest
 from lmos_mesh_http.parameters import LONGEST, name
 from lmos_mesh_http.server import listen, url_of
@@ -64,6 +65,35 @@ async def test_a_body_may_come_in_parts():
     read = await read_json(request(BODY[:9], b"", BODY[9:]), ChatCompletionRequest, limit=100)
 
     assert read.messages[0].content == "hi"
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "param"),
+    [
+        (b"{", '"message":"the body cannot be used: it is no JSON: ', "null"),
+        (
+            b'{"model":"auto","messages":[]}',
+            "the body cannot be used: /messages: must have at least 1 item",
+            '"messages"',
+        ),
+        (
+            b'{"model":"auto","messages":[{"role":"user","content":5}]}',
+            "the body cannot be used: /messages/0/content: must be a string or an array",
+            '"messages[0].content"',
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_told_without_a_word_of_python(
+    body: bytes, said: str, param: str
+):
+    with pytest.raises(InvalidMessage) as refused:
+        await read_json(request(body), ChatCompletionRequest, limit=1000)
+
+    told = openai_body(fault_of(refused.value)).decode()
+    assert said in told
+    assert f'"param":{param},' in told
+    assert "tuple" not in told.lower()
+    assert "Input" not in told
 
 
 async def test_another_content_type_is_refused_with_what_to_send():

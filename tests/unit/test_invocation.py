@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmos_mesh.agent import Agent, Context
+from lmos_mesh.codec import encode_value
 from lmos_mesh.errors import InvalidMessage
-from lmos_mesh.invocation import CONTEXT, Circumstances, input_for, split
+from lmos_mesh.invocation import (
+    CONTEXT,
+    Circumstances,
+    input_for,
+    split,
+    value_of,
+    written_as_json,
+)
 from lmos_mesh.things import Capability
 
 agent = Agent("various", description="Has capabilities of every shape.")
@@ -171,14 +179,16 @@ def test_a_payload_that_is_no_object_is_refused(payload: Any) -> None:
 @pytest.mark.parametrize(
     ("context", "field"),
     [
-        (1, "Circumstances"),
-        ({"conversation": 7}, "/conversation"),
-        ({"history": [{"role": "nobody", "content": "x"}]}, "/history/0/role"),
+        (1, "/lmos:context"),
+        ({"conversation": 7}, "/lmos:context/conversation"),
+        ({"history": [{"role": "nobody", "content": "x"}]}, "/lmos:context/history/0/role"),
     ],
 )
 def test_a_malformed_context_names_the_field(context: Any, field: str) -> None:
-    with pytest.raises(InvalidMessage, match=field):
+    with pytest.raises(InvalidMessage, match=field) as refused:
         split({CONTEXT: context})
+    assert [one["field"] for one in refused.value.details["faults"]] == [field]
+    assert "Circumstances" not in str(refused.value)
 
 
 json_values = st.recursive(
@@ -214,3 +224,31 @@ def test_no_schema_does_worse_than_be_refused(schema: dict[str, Any]) -> None:
     except InvalidMessage:
         return
     assert set(given.values()) <= {"hi"}
+
+
+# -- values of properties --
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=values)
+def test_a_value_is_the_same_in_json_and_in_msgpack(value: Any) -> None:
+    as_json, packed = encode_value(value, as_json=True), encode_value(value)
+
+    assert written_as_json(as_json)
+    assert value_of(as_json) == value
+    if type(value) is int and 0 <= value < 128:
+        assert written_as_json(packed)
+    else:
+        assert not written_as_json(packed)
+        assert value_of(packed) == value
+
+
+@pytest.mark.parametrize("payload", [b"", b"hello", b"\x07", b"\xc1", b"[" * 100_000])
+def test_what_is_no_value_is_refused(payload: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        value_of(payload)

@@ -275,3 +275,181 @@ def test_no_instance_serves_without_a_lease(leases: list[News]) -> None:
     for key in KEYS:
         for instance in membership.instances(key):
             assert (key.tenant, instance.instance) in held
+
+
+# -- what can be looked up --
+
+
+def test_an_entry_is_found_by_the_id_of_its_description() -> None:
+    membership = Membership()
+    membership.apply_entry(entry_key(billing), description(billing), 1)
+    theirs = ThingKey("demo", "urn:acme:lamp", "stable")
+    lamp = {
+        "@context": "https://www.w3.org/2022/wot/td/v1.1",
+        "id": "urn:acme:lamp",
+        "title": "Lamp",
+        "securityDefinitions": {"nosec_sc": {"scheme": "nosec"}},
+        "security": "nosec_sc",
+    }
+    membership.apply_entry(entry_key(theirs), json.dumps(lamp).encode(), 2)
+
+    ours = membership.by_id("demo", "urn:lmos-mesh:demo:billing:stable")
+    assert ours is not None
+    assert ours.key == billing
+    found = membership.by_id("demo", "urn:acme:lamp")
+    assert found is not None
+    assert found.key == theirs
+    assert found.description == lamp
+    assert membership.by_id("acme", "urn:acme:lamp") is None
+    assert membership.by_id("demo", "urn:acme:chair") is None
+
+
+def test_when_it_was_registered_is_no_part_of_the_description() -> None:
+    membership = Membership()
+    raw = json.loads(description(billing))
+    times = {"created": "2026-01-01T00:00:00Z", "modified": "2026-01-02T00:00:00Z", "ttl": 60.0}
+    value = json.dumps({**raw, "registration": times}).encode()
+
+    membership.apply_entry(entry_key(billing), value, 1)
+
+    entered = membership.get(billing)
+    assert entered is not None
+    assert entered.registration is not None
+    assert entered.registration.model_dump(exclude_none=True) == times
+    assert entered.description == raw
+
+
+def test_a_registration_that_cannot_be_read_takes_nothing_else_with_it() -> None:
+    membership = Membership()
+    value = json.dumps({**json.loads(description(billing)), "registration": 7}).encode()
+
+    membership.apply_entry(entry_key(billing), value, 1)
+
+    entered = membership.get(billing)
+    assert entered is not None
+    assert entered.registration is None
+
+
+def test_adapters_make_their_addresses_known_by_leases_without_things() -> None:
+    membership = Membership()
+    address = {"protocol": "http", "url": "http://h:1"}
+    adapter = Lease(instance="a1", address=address).model_dump_json().encode()
+    foreign = Lease(
+        instance="f1", address=address, things=(Served(name="x", subset="stable"),)
+    ).model_dump_json()
+
+    membership.apply_lease("demo.a1", adapter, 1)
+    membership.apply_lease("demo.a2", adapter, 2)
+    membership.apply_lease("demo.f1", foreign.encode(), 3)
+    membership.apply_lease("acme.a3", lease("a3", billing), 4)
+
+    assert membership.addresses("demo") == [("http", "http://h:1")]
+    assert membership.addresses("acme") == []
+    membership.end_lease("demo", "a1")
+    assert membership.addresses("demo") == [("http", "http://h:1")]
+    membership.apply_lease("demo.a2", None, 5)
+    assert membership.addresses("demo") == []
+
+
+def test_whoever_is_on_a_closed_connection_is_known() -> None:
+    membership = Membership()
+    membership.apply_lease("demo.b1", lease("b1", billing, connection="S:7"), 1)
+    membership.apply_lease("demo.b2", lease("b2", billing, connection="S:7"), 2)
+    membership.apply_lease("demo.b3", lease("b3", billing, connection="S:8"), 3)
+    membership.apply_lease("demo.b2", lease("b2", billing, connection="S:9"), 4)
+
+    assert membership.disconnect("S:7") == [("demo", "b1")]
+
+
+capabilities = st.lists(
+    st.fixed_dictionaries(
+        {"id": st.sampled_from(["see", "pay", "go"])},
+        optional={
+            "name": st.sampled_from(["See", "pay", "Go on"]),
+            "tags": st.lists(st.sampled_from(["x", "y"]), unique=True),
+            "examples": st.lists(st.sampled_from(["see you", "pay me", "_pay_"]), unique=True),
+        },
+    ),
+    max_size=3,
+    unique_by=lambda one: str(one["id"]),
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(KEYS),
+            st.none() | capabilities,
+            st.sampled_from(["agent", "tool"]),
+            st.sampled_from(["read", "read some", "keep", ""]),
+        ),
+        max_size=12,
+    )
+)
+def test_after_any_changes_everything_is_listed_as_if_it_were_read_at_once(
+    steps: list[tuple[ThingKey, list[dict[str, Any]] | None, str, str]],
+) -> None:
+    changed = Membership()
+    values: dict[ThingKey, bytes] = {}
+    for revision, (key, listed, kind, then) in enumerate(steps, start=1):
+        if listed is None:
+            values.pop(key, None)
+            changed.apply_entry(entry_key(key), None, revision)
+        else:
+            values[key] = description(key, kind=kind, capabilities=listed)
+            changed.apply_entry(entry_key(key), values[key], revision)
+        if then == "read":
+            changed.words(key.tenant, "pay")
+        elif then == "read some":
+            changed.read_words(1)
+        elif then == "keep" and values:
+            kept = dict(list(values.items())[1:])
+            values = kept
+            changed.keep_entries(dict.fromkeys(map(entry_key, kept), 1))
+            for one, value in kept.items():
+                changed.apply_entry(entry_key(one), value, revision)
+
+    fresh = Membership()
+    for key, value in values.items():
+        fresh.apply_entry(entry_key(key), value, 1)
+
+    assert changed.listed() == fresh.listed()
+    assert len(changed) == len(values)
+    for key in KEYS:
+        assert changed.words(key.tenant, "see pay") == fresh.words(key.tenant, "see pay")
+        assert {one.key for one in changed.in_tenant(key.tenant)} == {
+            one for one in values if one.tenant == key.tenant
+        }
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(KEYS), capabilities), max_size=6),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "name": st.sampled_from(["billing", "other"]),
+            "capability": st.sampled_from(["see", "Go on", "none"]),
+            "tags": st.lists(st.sampled_from(["x", "y"])),
+            "kind": st.sampled_from(["agent", "tool"]),
+        },
+    ),
+)
+def test_what_is_looked_up_is_what_a_search_would_find(
+    entries: list[tuple[ThingKey, list[dict[str, Any]]]], wanted: dict[str, Any]
+) -> None:
+    membership = Membership()
+    for revision, (key, listed) in enumerate(entries, start=1):
+        value = description(key, capabilities=listed)
+        membership.apply_entry(entry_key(key), value, revision)
+
+    found = {one.key for one in membership.looked_up("demo", **wanted)}
+
+    assert found == {
+        one.key
+        for one in membership
+        if one.key.tenant == "demo"
+        and wanted.get("name", one.key.name) == one.key.name
+        and ("capability" not in wanted or one.thing.matching(wanted["capability"]))
+        and {*wanted.get("tags", ())} <= {tag for c in one.thing.capabilities for tag in c.tags}
+        and wanted.get("kind", one.thing.kind) == one.thing.kind
+    }

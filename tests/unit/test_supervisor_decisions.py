@@ -99,7 +99,7 @@ def test_everything_installed_is_started_once_unless_told_otherwise() -> None:
 
     assert {"registry", "registry-2", "runtime", "http"} <= set(names)
     assert "router" not in names
-    assert "http" not in [one.name for one in installed_programs({}, without=["http"])]
+    assert "http" not in [one.name for one in installed_programs({}, adapters=[])]
 
 
 def test_replicas_of_a_service_that_is_not_there_are_refused_by_name() -> None:

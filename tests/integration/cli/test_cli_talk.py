@@ -177,7 +177,7 @@ def test_an_agent_that_dies_in_its_answer_is_seen_to_be_replaced(mesh: Mesh, lmo
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == "My last \nMy last words are many.\n"
-    assert "was lost; the answer begins anew" in done.stderr
+    assert "has disconnected; the answer begins anew" in done.stderr
 
 
 def test_a_timeout_is_one_sentence(mesh: Mesh, lmos: Lmos) -> None:
@@ -307,6 +307,16 @@ def test_the_doctor_names_a_misspelt_setting_and_what_was_meant(mesh: Mesh, lmos
     assert done.returncode == 1
     assert "LMOS_DRAIN_TIMEOUT means nothing" in done.stdout
     assert "did you mean LMOS_DRAIN_TIMEOUT_S?" in done.stdout
+
+
+def test_the_doctor_sees_that_a_file_is_no_place_for_state(lmos: Lmos, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = lmos("doctor", environ={**os.environ, "LMOS_STATE_DIR": str(file)})
+
+    assert done.returncode == 1
+    assert f"✗ disk         the mesh's state cannot be written to {file}" in done.stdout
+    assert f"{file} is no folder" in done.stdout
 
 
 def test_the_doctor_of_a_machine_without_a_mesh_says_how_to_start_one(lmos: Lmos) -> None:

@@ -97,6 +97,23 @@ def test_the_nats_server_that_is_killed_is_back_where_it_was(
     assert lmos("agents", environ=mesh.environ).returncode == 0
 
 
+def test_a_command_says_that_the_bus_is_lost_and_that_it_waits(
+    start_mesh: StartMesh, start_lmos: StartLmos
+) -> None:
+    mesh = start_mesh(*LIGHT)
+    watching = start_lmos("agents", "--watch")
+    until_s = time.monotonic() + 20
+    while not psutil.Process(watching.process.pid).net_connections():
+        assert time.monotonic() < until_s, "it does not connect"
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+    os.kill(mesh.pid("nats"), signal.SIGKILL)
+
+    assert watching.until("the bus is lost", timeout_s=10) == "the bus is lost; waiting for it"
+    watching.until("the bus is back", timeout_s=20)
+
+
 def test_what_a_killed_lmos_up_leaves_behind_dies_and_the_mesh_starts_anew(
     start_mesh: StartMesh, home: Path
 ) -> None:
@@ -130,6 +147,7 @@ def test_two_meshes_run_side_by_side_and_each_is_found_by_its_name(
 
     either = lmos("agents", environ=one.environ)
     chosen = lmos("agents", "--mesh", "two", "--json", environ=one.environ)
+    doctor = lmos("doctor", environ=one.environ)
     stopped = lmos("down", "--name", "one", environ=one.environ)
     left = lmos("agents", "--json", environ=one.environ)
 
@@ -139,6 +157,11 @@ def test_two_meshes_run_side_by_side_and_each_is_found_by_its_name(
     assert stopped.returncode == 0, stopped.stderr
     assert one.program.end() == 0
     assert left.returncode == 0, "only `two` is left"
+    assert doctor.returncode == 1, "there is no router"
+    assert "one, " in doctor.stdout
+    assert "two, " in doctor.stdout
+    assert "meshes run here" not in doctor.stdout
+    assert "is taken" not in doctor.stdout
     assert two.program.process.poll() is None
 
 
@@ -188,11 +211,12 @@ def test_a_service_that_cannot_start_is_named_with_its_reason_and_the_rest_serve
 ) -> None:
     mesh = start_mesh("--no-http", LMOS_ROUTER_THRESHOLD="7")
     died = mesh.so_far("died")
+    assert len(died) == 1, "what cannot heal is not tried again"
+    assert died[-1]["given_up"]
     doctor = lmos("doctor", environ=mesh.environ)
 
     assert mesh.up["failing"] == ["router"]
     assert {one["name"] for one in died} == {"router"}
-    assert died[-1]["looping"]
     assert "bad settings: LMOS_ROUTER_THRESHOLD='7'" in died[-1]["said"]
     assert doctor.returncode == 1
     assert "router does not run" in doctor.stdout
@@ -204,16 +228,33 @@ def test_a_service_that_cannot_start_is_named_with_its_reason_and_the_rest_serve
     assert time.monotonic() - began < 10
 
 
-def test_the_screen_says_once_that_a_service_loops(start_lmos: StartLmos) -> None:
+def test_the_screen_says_once_that_a_service_has_bad_settings(start_lmos: StartLmos) -> None:
     program = start_lmos(
         "up", "--nats-port", "0", "--no-http", "--replicas", "runtime=0", LMOS_ROUTER_THRESHOLD="7"
     )
+    program.until("it is not started again")
+    program.until("Ctrl-C stops everything")
+    program.interrupt()
+
+    assert program.end() == 0
+    assert program.text.count("bad settings: LMOS_ROUTER_THRESHOLD='7'") == 1, program.text
+    assert "router did not start" in program.text
+    assert "trying goes on" not in program.text
+
+
+def test_the_screen_says_once_that_a_service_loops(start_lmos: StartLmos, tmp_path: Path) -> None:
+    """What is no matter of settings may be mended meanwhile."""
+    broken = tmp_path / "lmos_mesh_router"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise RuntimeError('out of order')")
+    arguments = ["up", "--nats-port", "0", "--no-http", "--replicas", "runtime=0"]
+    program = start_lmos(*arguments, PYTHONPATH=str(tmp_path))
     program.until("5 times in a row")
     program.until("Ctrl-C stops everything")
     program.interrupt()
 
     assert program.end() == 0
-    assert program.text.count("bad settings: LMOS_ROUTER_THRESHOLD='7'") == 2, program.text
+    assert program.text.count("RuntimeError: out of order") == 2, program.text
     assert "router did not start; trying goes on" in program.text
 
 

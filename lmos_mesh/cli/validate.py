@@ -1,0 +1,115 @@
+"""`lmos validate`: whether Descriptions that people wrote are valid, and if not, where and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from lmos_mesh.cli.documents import STDIN, Document, read_documents
+from lmos_mesh.cli.lines import line_of, lines_in
+from lmos_mesh.cli.screen import out, plural, print_json
+from lmos_mesh.description import description_faults, thing_of, with_id, with_security
+from lmos_mesh.errors import MeshError
+from lmos_mesh.things import DEFAULT_TENANT, Fault, Thing
+
+# Stands for the id that the registry gives to what has none.
+_ANY_ID = "urn:uuid:00000000-0000-4000-8000-000000000000"
+_NO_ID = "it has no `id`; each time that it is registered, it gets a new one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is to be said of one document.
+
+    Attributes:
+        file: The file, `-` for the standard input.
+        document: Which one of the file, from 1; 0 if the file cannot be read at all.
+        where: Both, as it is shown.
+        thing: What it describes, if it is valid.
+        faults: With the line of each, where that can be told.
+        notes: What the registry would fill in.
+    """
+
+    file: str
+    document: int
+    where: str
+    thing: Thing | None = None
+    faults: tuple[tuple[Fault, int | None], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def validate(files: Sequence[Path], *, as_json: bool) -> int:
+    """Say of every document whether it is valid; 1 if any is not."""
+    verdicts = [verdict for file in files for verdict in verdicts_on(file)]
+    if as_json:
+        print_json([_as_json(one) for one in verdicts])
+    else:
+        for one in verdicts:
+            _show(one)
+    return 1 if any(one.thing is None for one in verdicts) else 0
+
+
+def verdicts_on(file: Path) -> list[Verdict]:
+    """What is to be said of each document of a file."""
+    name = str(file)
+    try:
+        documents = read_documents(name)
+    except MeshError as exc:
+        fault = {"field": "", "description": str(exc)}
+        shown = "standard input" if name == STDIN else name
+        return [Verdict(file=name, document=0, where=shown, faults=((fault, None),))]
+    lines = lines_in(documents[0].text)
+    return [
+        _verdict(name, one, lines[one.number - 1] if one.number <= len(lines) else {})
+        for one in documents
+    ]
+
+
+def _verdict(file: str, document: Document, lines: Any) -> Verdict:
+    filled, notes = with_security(document.value)
+    identified = with_id(filled, tenant=DEFAULT_TENANT, fresh=_ANY_ID)
+    if identified.get("id") == _ANY_ID and "id" not in filled:
+        notes = (*notes, _NO_ID)
+    # Where the registration of a directory stands beside it, it is checked, and no part of it.
+    faults = description_faults(identified)
+    own = {member: value for member, value in identified.items() if member != "registration"}
+    return Verdict(
+        file=file,
+        document=document.number,
+        where=document.where,
+        thing=None if faults else thing_of(own),
+        faults=tuple((fault, line_of(fault["field"], lines)) for fault in faults),
+        notes=notes,
+    )
+
+
+def _show(one: Verdict) -> None:
+    if one.thing is not None:
+        title = one.thing.title or one.thing.name
+        line = Text.assemble(("✓ ", "green"), one.where, f" is valid: {one.thing.kind} {title}")
+        out().print(line)
+    else:
+        faults = plural(len(one.faults), "fault")
+        out().print(Text.assemble(("✗ ", "red"), one.where, f" is not valid: {faults}"))
+    for fault, line in one.faults:
+        at = f"{one.file}:{line}" if line else one.file
+        field = f" {fault['field']}" if fault["field"] else ""
+        told = Text.assemble(("  " + at, "dim"), (field, "bold"), f" {fault['description']}")
+        out().print(told, soft_wrap=True)
+    for note in one.notes:
+        out().print(Text.assemble(("  ! ", "yellow"), note), soft_wrap=True)
+
+
+def _as_json(one: Verdict) -> dict[str, Any]:
+    thing = one.thing
+    return {
+        "file": one.file,
+        "document": one.document,
+        "valid": thing is not None,
+        "kind": thing.kind if thing else None,
+        "name": thing.name if thing else None,
+        "faults": [{**fault, "line": line} for fault, line in one.faults],
+        "notes": list(one.notes),
+    }
