@@ -136,15 +136,18 @@ class ScriptedModel:
     asked: list[Request] = field(default_factory=list[Request])
     at_once: int = 0
     most_at_once: int = 0
+    hung_up_on: int = 0
 
     def says(self, *replies: Script) -> None:
         self.script = list(replies)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
+            with suppress(asyncio.IncompleteReadError):
                 while await self._one(reader, writer):
                     pass
+        except ConnectionError:
+            self.hung_up_on += 1
         finally:
             writer.close()
 
@@ -185,7 +188,9 @@ class ScriptedModel:
                 await writer.drain()
                 await asyncio.sleep(reply.drip_s)
         else:
-            writer.write(sent)
+            for at in range(0, len(sent), 65_536):
+                writer.write(sent[at : at + 65_536])
+                await writer.drain()
         await writer.drain()
         return reply.cut_at is None
 

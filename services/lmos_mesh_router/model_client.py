@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.messages import ModelUse
 from lmos_mesh.settings import Settings
+from lmos_mesh_router.hybrid import Policy
 from lmos_mesh_router.llm import (
     REPLY_BYTES,
     Answer,
@@ -59,7 +60,7 @@ _OF_THE_WIRE = frozenset({"openai", "httpx", "httpx2", "httpcore", "httpcore2", 
 
 
 class ModelSettings(Settings):
-    """How to reach a language model, and what it may cost.
+    """How to reach a language model, what it may cost, and when it is asked.
 
     Attributes:
         router_llm_base_url: Up to and without `/chat/completions`.
@@ -71,6 +72,13 @@ class ModelSettings(Settings):
         router_llm_price_prompt: Of a million tokens that are sent.
         router_llm_price_completion: Of a million tokens that are written.
         router_llm_design: Choose from the agents, or say what is needed and search for it.
+        router_llm_candidates: How many agents it chooses from by `hybrid`.
+        router_llm_agents: How many at the most by `llm`; a search picks them where there are more.
+        router_llm_right: How often it is right, for what is believed where it and vectors differ.
+        router_hybrid_sure: The least probability with which vectors decide alone.
+        router_hybrid_in_scope: The least share of messages in scope that must be as far out.
+        router_hybrid_reject: The share below which a message is refused without asking it.
+        router_fast_track: LMOS's rule for when it is asked, instead of the two above.
         router_prompts: A directory of prompts.
     """
 
@@ -88,7 +96,26 @@ class ModelSettings(Settings):
     router_llm_cost_per_minute: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     router_llm_cost_per_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     router_llm_design: Literal["classify", "extract"] = "classify"
+    router_llm_candidates: int = Field(default=5, ge=1, le=100)
+    router_llm_agents: int = Field(default=20, ge=1, le=500)
+    router_llm_right: float = Field(default=0.9, gt=0.5, lt=1)
+    router_hybrid_sure: float = Field(default=0.9, ge=0, le=1)
+    router_hybrid_in_scope: float = Field(default=0.05, ge=0, lt=1)
+    router_hybrid_reject: float = Field(default=0.01, ge=0, lt=1)
+    router_fast_track: Literal["", "lmos", "lmos-readme"] = ""
     router_prompts: str = ""
+
+    def policy(self, method: Literal["llm", "hybrid"], *, route: float) -> Policy:
+        """What is sure enough; `route` is the least confidence to route with."""
+        return Policy(
+            sure=self.router_hybrid_sure,
+            in_scope=self.router_hybrid_in_scope,
+            reject=self.router_hybrid_reject,
+            route=route,
+            candidates=self.router_llm_candidates if method == "hybrid" else self.router_llm_agents,
+            model_right=self.router_llm_right,
+            fast_track=self.router_fast_track if method == "hybrid" else "",
+        )
 
     @property
     def router_has_llm(self) -> bool:
@@ -158,6 +185,11 @@ class LanguageModel:
     def dialect(self) -> Dialect:
         """How the server likes to be asked, as far as is known."""
         return self._dialect
+
+    @property
+    def resting(self) -> str:
+        """Why it is not asked at the moment; empty if it is."""
+        return self._breaker.closed_because(now=self._clock())
 
     async def ask(
         self, prompt: Prompt, *, remaining_s: float | None = None

@@ -7,6 +7,7 @@ cannot end its own quotation. Nothing else is sent.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,6 +27,7 @@ _DESCRIPTION_CHARS = 300
 _EXAMPLE_CHARS = 120
 _EXAMPLES = 3
 _CAPABILITIES = 12
+_CARDS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ def prompt_for(
         labels, shown = _shown(cards)
     values = {
         "candidates": shown,
-        "channel": json.dumps(_cut(channel, _NAME_CHARS), ensure_ascii=False),
+        "channel": _quoted(_cut(channel, _NAME_CHARS)),
         "language": spoken,
     }
     # In one pass, so that a card cannot hold a placeholder.
@@ -125,17 +127,18 @@ def prompt_for(
         task=task,
         language=spoken,
         system=f"{filled.strip()}\n\n{frame[task]}",
-        user=json.dumps({"message": _cut(message, MESSAGE_CHARS, tail=1_000)}, ensure_ascii=False),
+        user=_quoted({"message": _cut(message, MESSAGE_CHARS, tail=1_000)}),
         labels=labels,
     )
 
 
 def _shown(cards: Sequence[Card]) -> tuple[dict[str, Card], str]:
     """The labels of the agents, and their cards as lines of JSON, as whole as there is room for."""
-    names = [card.agent for card in cards]
+    cards = cards[:_CARDS]
+    names = Counter(card.agent for card in cards)
     labels: dict[str, Card] = {}
     for card in cards:
-        alone = names.count(card.agent) == 1
+        alone = names[card.agent] == 1
         labels.setdefault(card.agent if alone else f"{card.agent}@{card.subset}", card)
     lines: list[str] = []
     for examples, description, capabilities in (
@@ -167,7 +170,7 @@ def _line(label: str, card: Card, examples: int, description: int, capabilities:
     said["capabilities"] = [
         _capability(one, examples, description) for one in card.capabilities[:capabilities]
     ]
-    return json.dumps(said, ensure_ascii=False)
+    return _quoted(said)
 
 
 def _capability(one: Capability, examples: int, description: int) -> dict[str, Any]:
@@ -179,6 +182,18 @@ def _capability(one: Capability, examples: int, description: int) -> dict[str, A
     if examples and one.examples:
         said["examples"] = [_cut(example, _EXAMPLE_CHARS) for example in one.examples[:examples]]
     return said
+
+
+# Line ends of Unicode, and what nobody sees: direction marks, joiners, tags.
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+
+
+def _quoted(value: Any) -> str:
+    """JSON on one line, in which everything can be seen."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _cut(text: str, limit: int, *, tail: int = 0) -> str:
