@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lmos_mesh.things import DEFAULT_SUBSET
-from lmos_mesh_router.llm import Choice, NoHelp
+from lmos_mesh_router.llm import Choice, NoHelp, Requirements
 
 Key = tuple[str, str]
 """An agent and its subset."""
@@ -231,6 +231,38 @@ def settle(
     if method == "llm" or policy.fast_track:
         return _believed(seen, named, belief, policy, method, told)
     return _weighed(seen, named, belief, policy, told)
+
+
+def settle_search(
+    seen: Seen,
+    needs: Requirements,
+    found: Seen,
+    policy: Policy,
+    *,
+    method: Literal["llm", "hybrid"] = "hybrid",
+) -> Settled:
+    """What holds after a model said what is needed and that was searched for.
+
+    Args:
+        seen: What the vectors say of the message.
+        needs: What the model says is needed.
+        found: What the vectors say of that; the same as `seen` if nothing is.
+        policy: What is sure enough.
+        method: What was asked for.
+    """
+    if not seen.options:
+        return _nobody()
+    before = alone(seen, policy)
+    if not needs.texts:
+        settled = _out_of_scope(seen, "the model finds nothing that is asked for")
+    else:
+        settled = alone(found, policy)
+        settled = replace(settled, reason=f"it needs: {' '.join(needs.texts)}: {settled.reason}")
+    same = (settled.outcome, settled.chosen and settled.chosen.key) == (
+        before.outcome,
+        before.chosen and before.chosen.key,
+    )
+    return replace(settled, method=method, how="agreed" if same else "overruled")
 
 
 def beliefs(seen: Seen, named: Key | None, policy: Policy) -> Mapping[Key | None, float]:

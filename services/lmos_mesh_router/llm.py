@@ -617,29 +617,32 @@ class Breaker:
         self._failed = 0
         self._until = 0.0
         self._why = ""
+        self._failure: Failure = "unreachable"
 
-    def closed_because(self, *, now: float) -> str:
-        """Why not to ask now; empty if it may be asked."""
+    def resting(self, *, now: float) -> NoHelp | None:
+        """Why not to ask now; None if it may be asked."""
         if now >= self._until:
-            return ""
-        return f"{self._why}; it is asked again in {self._until - now:.0f} s"
+            return None
+        note = f"{self._why}; it is asked again in {self._until - now:.0f} s"
+        return NoHelp(failure=self._failure, note=note)
 
     def heard(self, reply: Received | None, *, now: float) -> None:
         """Note what came back; None for nothing in time."""
         if reply is not None and reply.status == 429 and reply.wait_s:
-            self._rest(reply.wait_s, "the language model's server asked for a pause", now)
+            why = "the language model's server asked for a pause"
+            self._rest(reply.wait_s, why, "rate_limited", now)
         elif reply is None or reply.status == 0 or reply.status >= 500:
             self._failed += 1
             if self._failed >= _FAILURES_IN_A_ROW:
                 # Whoever asks after the pause finds out; if that fails too, the next one follows.
                 why = f"the language model failed {self._failed} times in a row"
-                self._rest(_REST_S, why, now)
+                self._rest(_REST_S, why, "unreachable", now)
         else:
             self._failed = 0
 
-    def _rest(self, rest_s: float, why: str, now: float) -> None:
+    def _rest(self, rest_s: float, why: str, failure: Failure, now: float) -> None:
         self._until = max(self._until, now + min(rest_s, _LONGEST_REST_S))
-        self._why = why
+        self._why, self._failure = why, failure
 
 
 # -- what became of it all --

@@ -189,7 +189,8 @@ class LanguageModel:
     @property
     def resting(self) -> str:
         """Why it is not asked at the moment; empty if it is."""
-        return self._breaker.closed_because(now=self._clock())
+        resting = self._breaker.resting(now=self._clock())
+        return resting.note if resting else ""
 
     async def ask(
         self, prompt: Prompt, *, remaining_s: float | None = None
@@ -234,15 +235,14 @@ class LanguageModel:
         )
         while True:
             now = self._clock()
-            why = self._breaker.closed_because(now=now)
-            if why and not inquiry.retried:
-                failure = "rate_limited" if "pause" in why else "unreachable"
-                return NoHelp(failure=failure, note=why)
+            resting = self._breaker.resting(now=now)
+            if resting is not None and not inquiry.retried:
+                return resting
             request = inquiry.request()
             expected = expected_use(request, self._prices)
             if full := self._budget.take(expected.cost, now=now):
                 return NoHelp(failure="budget", note=full)
-            spent.begin(expected)
+            spent.begin(expected, now)
             received = await self._send(request)
             now = self._clock()
             use = use_of(received, expected, self._prices)
@@ -267,7 +267,10 @@ class LanguageModel:
             return NoHelp(failure="busy", note=note)
         # It may have been answered, and will be paid for: what was set aside stays spent.
         spent.end(spent.open)
-        self._breaker.heard(None, now=self._clock())
+        now = self._clock()
+        if now - spent.began >= self._settings.router_llm_timeout_s / 2:
+            # Not the server's fault if the caller had no time.
+            self._breaker.heard(None, now=now)
         return NoHelp(
             failure="timeout", note=f"the language model did not answer within {limit_s:.2g} s"
         )
@@ -399,9 +402,10 @@ class _Spent:
     def __init__(self, use: ModelUse) -> None:
         self.use = use
         self.open: ModelUse | None = None
+        self.began = 0.0
 
-    def begin(self, expected: ModelUse) -> None:
-        self.open = expected
+    def begin(self, expected: ModelUse, now: float) -> None:
+        self.open, self.began = expected, now
 
     def end(self, use: ModelUse) -> None:
         self.use = together(self.use, use)

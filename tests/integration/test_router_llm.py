@@ -222,6 +222,19 @@ async def test_nobody_waits_longer_than_there_is_time(server: ScriptedModel) -> 
         assert used.prompt_tokens > 0  # it may be paid for
 
 
+async def test_callers_without_time_do_not_close_the_server_to_others(
+    server: ScriptedModel,
+) -> None:
+    server.otherwise = Reply(body=chooses("billing").body, delay_s=0.3)
+    async with asking(server) as model:
+        hasty = [(await model.ask(prompt(), remaining_s=0.2))[0] for _ in range(4)]
+        answer, _ = await model.ask(prompt())
+
+    assert all(isinstance(one, NoHelp) and one.failure == "timeout" for one in hasty)
+    assert chosen(answer) == "billing"
+    assert model.resting == ""
+
+
 async def test_no_time_is_no_question(server: ScriptedModel) -> None:
     async with asking(server) as model:
         answer, used = await model.ask(prompt(), remaining_s=0.0)
@@ -502,7 +515,9 @@ async def test_whatever_the_server_does_a_decision_comes_of_it(
     step = first_look(seen, Policy())
     assert isinstance(step, AskModel)
 
+    began = time.monotonic()
     answer, _ = await ask(server, *replies)
+    assert time.monotonic() - began < 2.5
     assert isinstance(answer, NoHelp)
     settled = settle(seen, answer, Policy())
 

@@ -19,8 +19,9 @@ from lmos_mesh_router.hybrid import (
     lmos_score,
     offered,
     settle,
+    settle_search,
 )
-from lmos_mesh_router.llm import Choice, NoHelp
+from lmos_mesh_router.llm import Choice, NoHelp, Requirements
 from lmos_mesh_router.prompts import Card
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
@@ -151,6 +152,21 @@ def test_a_model_that_did_not_help_leaves_it_to_the_vectors_and_the_reason_says_
     own = Settled(outcome="unsure", reason="as the service has it")
     given = settle(seen(0.6), NO_HELP, Policy(), otherwise=own)
     assert (given.outcome, given.reason) == ("unsure", "as the service has it; the model is slow")
+
+
+def test_what_a_model_says_is_needed_is_searched_for() -> None:
+    needs = Requirements(texts=("Show a bill.",))
+    unclear = seen(0.4, 0.35, 0.25)
+
+    same = settle_search(seen(0.7, 0.3), needs, seen(0.9, 0.1), Policy())
+    other = settle_search(unclear, needs, seen(0.9, 0.1), Policy(), method="llm")
+    none = settle_search(unclear, Requirements(), unclear, Policy())
+
+    assert (same.outcome, same.method, same.how) == ("routed", "hybrid", "agreed")
+    assert same.reason == "it needs: Show a bill.: a is the nearest (0.90)"
+    assert (other.outcome, other.method, other.how) == ("routed", "llm", "overruled")
+    assert none.outcome == "out_of_scope"
+    assert settle_search(Seen(), needs, Seen(), Policy()).outcome == "nobody"
 
 
 def test_an_agent_that_left_meanwhile_is_not_routed_to() -> None:

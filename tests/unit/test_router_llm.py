@@ -239,21 +239,26 @@ def test_a_server_that_fails_in_a_row_is_left_alone_for_a_while() -> None:
     breaker = Breaker()
     for now in (0.0, 1.0):
         breaker.heard(Received(status=500, text=""), now=now)
-        assert breaker.closed_because(now=now) == ""
+        assert breaker.resting(now=now) is None
     breaker.heard(None, now=2.0)
-    assert "failed 3 times in a row" in breaker.closed_because(now=2.0)
-    assert breaker.closed_because(now=7.0) == ""
+    resting = breaker.resting(now=2.0)
+    assert resting is not None
+    assert resting.failure == "unreachable"
+    assert "failed 3 times in a row" in resting.note
+    assert breaker.resting(now=7.0) is None
     breaker.heard(Received(status=200, text=""), now=7.0)
     breaker.heard(None, now=8.0)
-    assert breaker.closed_because(now=8.0) == ""
+    assert breaker.resting(now=8.0) is None
 
 
 def test_no_server_can_ask_for_more_than_a_while() -> None:
     breaker = Breaker()
     breaker.heard(Received(status=429, text="", wait_s=1e6), now=0.0)
 
-    assert breaker.closed_because(now=299.0)
-    assert breaker.closed_because(now=301.0) == ""
+    resting = breaker.resting(now=299.0)
+    assert resting is not None
+    assert resting.failure == "rate_limited"
+    assert breaker.resting(now=301.0) is None
 
 
 def test_what_a_stranger_says_fits_into_a_sentence() -> None:
