@@ -289,25 +289,34 @@ class Utterance(Message):
     agent: str = ""
 
 
+Method = Literal["vector", "llm", "hybrid", "explicit"]
+"""How it is decided: by meaning; by a language model; by meaning where that is sure, and by a
+language model for the rest; or by the caller, who names the agent."""
+
+
 class Decide(Message):
     """Which agent should answer a message?
 
     Attributes:
         history: What was said before, oldest first.
-        method: `vector`, or `explicit` with `agent`.
+        method: None for the router's own setting; `explicit` needs `agent`.
         agent: The agent that the caller names.
+        language: What to speak to a language model in, e.g. `de`; None for what the message is in.
         threshold: How sure the router must be, 0 to 1; None for its own setting.
         limit: How many candidates to name.
+        parts: Whether a message of several requests may be taken apart.
     """
 
     message: str
     history: tuple[Utterance, ...] = ()
     channel: str = DEFAULT_CHANNEL
     subset: str = DEFAULT_SUBSET
-    method: Literal["vector", "explicit"] = "vector"
+    method: Method | None = None
     agent: str | None = None
+    language: str | None = Field(default=None, max_length=35)
     threshold: float | None = Field(default=None, ge=0, le=1)
     limit: int = Field(default=5, ge=1, le=100)
+    parts: bool = False
 
 
 class Candidate(Message):
@@ -330,28 +339,66 @@ class Candidate(Message):
     evidence: str = ""
 
 
+class Part(Message):
+    """One of several requests in a message, and who it is for."""
+
+    text: str
+    agent: str
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    confidence: float = 0.0
+
+
+class ModelUse(Message):
+    """What a language model was asked for one decision.
+
+    Attributes:
+        calls: How many times, retries included.
+        cost: In the currency of the settings' prices; 0 without prices.
+    """
+
+    model: str = ""
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
 class Decision(Message):
     """What the router answers.
 
     Attributes:
-        outcome: `routed`; `unsure` when candidates exist and none is convincing; `nobody` when
-            there is no agent to choose from.
+        outcome: `routed`; `several` when the message is several requests, in `parts`; `unsure`
+            when candidates exist and none is convincing, or several are; `out_of_scope` when
+            nobody here can do this; `nobody` when there is no agent to choose from.
         agent: The chosen agent; empty unless routed.
-        confidence: How sure the router is of the first candidate, 0 to 1.
+        confidence: The probability that the first candidate is right, 0 to 1, calibrated.
+        in_scope: The share of messages in scope that are further from what is known than this
+            one, 0 to 1: low is out of scope.
+        could_be: The agents that it is with 95 % probability (a conformal set), the likeliest
+            first: one of them is sure, several ask back.
+        parts: The requests of a message of several, in order.
+        method: How it was decided in the end: `vector`, `llm`, `hybrid` where both agreed or one
+            overruled the other, `explicit`.
         reason: Why, in one sentence.
         encoder: What turned text into vectors; `hashing…` knows words, not meaning.
+        used: What was asked of a language model; None if nothing was.
         time_ms: Milliseconds per step.
     """
 
-    outcome: Literal["routed", "unsure", "nobody"]
+    outcome: Literal["routed", "several", "unsure", "out_of_scope", "nobody"]
     agent: str = ""
     subset: str = DEFAULT_SUBSET
     capability: str = ""
     confidence: float = 0.0
     candidates: tuple[Candidate, ...] = ()
+    in_scope: float = 1.0
+    could_be: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
     method: str = "vector"
     reason: str = ""
     encoder: str = ""
+    used: ModelUse | None = None
     time_ms: dict[str, float] = Field(default_factory=dict[str, float])
 
 
@@ -403,9 +450,37 @@ class RouterState(Message):
     version: int
 
 
+class ReportOutcome(Message):
+    """What became of a decision. Kept only where the operator asks for it.
+
+    Attributes:
+        message: What the user said.
+        decided: The agent that was chosen; empty if none was.
+        outcome: It was right; it should have been `agent`; or a person had to help.
+        agent: The right one, where it was corrected.
+        turn: The turn that it is about.
+    """
+
+    message: str = Field(min_length=1, max_length=16_384)
+    decided: str = ""
+    outcome: Literal["accepted", "corrected", "escalated"]
+    agent: str = ""
+    channel: str = DEFAULT_CHANNEL
+    subset: str = DEFAULT_SUBSET
+    turn: Id | None = None
+
+
+class OutcomeNoted(Message):
+    """Whether it is kept; `reason` says why not."""
+
+    kept: bool
+    reason: str = ""
+
+
 DECIDE = Endpoint("router", "decide", Decide, Decision)
 EMBED = Endpoint("router", "embed", Embed, Embedded)
 ROUTER_STATUS = Endpoint("router", "status", RouterStatus, RouterState)
+REPORT_OUTCOME = Endpoint("router", "report", ReportOutcome, OutcomeNoted)
 
 # -- carrying a conversation --
 
@@ -433,7 +508,7 @@ class Converse(Message):
     subset: str = DEFAULT_SUBSET
     user: str | None = None
     agent: str | None = None
-    method: Literal["vector", "explicit"] | None = None
+    method: Method | None = None
     history: tuple[Utterance, ...] = ()
     store: bool = True
     restarts: bool = True
