@@ -477,10 +477,182 @@ class OutcomeNoted(Message):
     reason: str = ""
 
 
+class ListOutcomes(Message):
+    """What was reported, the latest first.
+
+    Attributes:
+        outcome: Of this kind only; None for all.
+    """
+
+    outcome: Literal["accepted", "corrected", "escalated"] | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class ReportedOutcome(ReportOutcome):
+    """An outcome that was reported.
+
+    Attributes:
+        at: Unix seconds.
+    """
+
+    at: float = 0.0
+
+
+class OutcomesListed(Message):
+    """What was reported.
+
+    Attributes:
+        total: How many are kept, `limit` apart.
+        keeps: Whether new ones are kept.
+    """
+
+    outcomes: tuple[ReportedOutcome, ...]
+    total: int
+    keeps: bool
+
+
+class LintExamples(Message):
+    """Which of the registered examples would be misunderstood?
+
+    Attributes:
+        channel: Only among agents that serve it; None for all channels.
+        subset: Only of this release line; None for all of them.
+        limit: How many findings to give at most, the gravest first.
+    """
+
+    channel: str | None = None
+    subset: str | None = None
+    limit: int = Field(default=200, ge=1, le=2000)
+
+
+class Finding(Message):
+    """Something about an agent's capabilities that will mislead the router.
+
+    Attributes:
+        kind: `misrouted`: judged by all the other texts, the example goes to another agent;
+            `duplicate`: two agents have the same example; `collision`: two capabilities of
+            different agents claim each other's examples; `no_examples`; `vague_name`: the
+            capability's name says nothing of what it does.
+        text: The example that it is about.
+        similarity: Cosine of both texts, -1 to 1.
+        probability: How likely the router takes it for the other agent's, 0 to 1.
+        message: All of this, and what to do, in one sentence.
+    """
+
+    kind: Literal["misrouted", "duplicate", "collision", "no_examples", "vague_name"]
+    agent: str
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    text: str = ""
+    other_agent: str = ""
+    other_subset: str = ""
+    other_capability: str = ""
+    other_text: str = ""
+    similarity: float = 0.0
+    probability: float = 0.0
+    message: str = ""
+
+
+class LintFound(Message):
+    """What will mislead the router, the gravest first.
+
+    Attributes:
+        total: How many findings there are, `limit` apart.
+        judged: How many examples were held out and judged by the others.
+        misrouted: How many of them went to another agent.
+    """
+
+    findings: tuple[Finding, ...]
+    total: int
+    agents: int
+    capabilities: int
+    examples: int
+    judged: int
+    misrouted: int
+    encoder: str = ""
+
+
+class Labelled(Message):
+    """A message and the agent that it is for; empty if it is for nobody."""
+
+    message: str = Field(min_length=1, max_length=16_384)
+    agent: str = ""
+
+
+class FitRouter(Message):
+    """Set how sure the router must be, by messages whose right agents are known.
+
+    Attributes:
+        rows: The messages.
+        feedback: Whether to learn from what was reported of this channel, too.
+        precision: How many of the messages that are routed shall go to the right agent.
+        keep: Whether the router goes on with what was fitted, or only shows it.
+        forget: Whether to drop what was fitted for this channel before, instead.
+    """
+
+    rows: tuple[Labelled, ...] = Field(default=(), max_length=20_000)
+    feedback: bool = False
+    channel: str = DEFAULT_CHANNEL
+    subset: str = DEFAULT_SUBSET
+    precision: float = Field(default=0.95, gt=0, lt=1)
+    keep: bool = True
+    forget: bool = False
+
+
+class FitFigures(Message):
+    """How the router does on labelled messages; a share is None where nothing is counted.
+
+    Attributes:
+        threshold: The least confidence to route with.
+        in_scope_at: The least that the signals of a message in scope add up to.
+        temperature: What sharpens scores into probabilities.
+        routed: The share of messages in scope that are routed.
+        precision: The share of routed messages that go to the right agent.
+        rejected: The share of messages for nobody that are not routed.
+        error: Expected calibration error of the confidence.
+    """
+
+    threshold: float
+    in_scope_at: float
+    temperature: float
+    accuracy: float | None = None
+    routed: float | None = None
+    precision: float | None = None
+    rejected: float | None = None
+    error: float | None = None
+
+
+class Fitted(Message):
+    """What was fitted.
+
+    Attributes:
+        before: How the router did with what it had.
+        after: How it does with what was fitted on the other four fifths of the messages; its
+            first three figures are those of all of them.
+        rows: How many messages it was fitted on; `strangers` of them are for nobody.
+        unknown: Agents of the file that may not be chosen here; their messages were left out.
+        kept: Whether the router goes on with it.
+        notes: What whoever asked should know.
+    """
+
+    before: FitFigures | None = None
+    after: FitFigures | None = None
+    rows: int = 0
+    strangers: int = 0
+    reported: int = 0
+    unknown: tuple[str, ...] = ()
+    kept: bool = False
+    encoder: str = ""
+    notes: tuple[str, ...] = ()
+
+
 DECIDE = Endpoint("router", "decide", Decide, Decision)
 EMBED = Endpoint("router", "embed", Embed, Embedded)
 ROUTER_STATUS = Endpoint("router", "status", RouterStatus, RouterState)
 REPORT_OUTCOME = Endpoint("router", "report", ReportOutcome, OutcomeNoted)
+LIST_OUTCOMES = Endpoint("router", "reported", ListOutcomes, OutcomesListed)
+LINT_EXAMPLES = Endpoint("router", "lint", LintExamples, LintFound)
+FIT_ROUTER = Endpoint("router", "fit", FitRouter, Fitted)
 
 # -- carrying a conversation --
 
