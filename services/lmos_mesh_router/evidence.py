@@ -11,9 +11,10 @@ or subset may see is a mask over classes, not a matrix of its own.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,22 @@ def evidence_of(key: ThingKey, thing: Thing) -> list[Evidence]:
     return list(found.values())
 
 
+def most_telling_first(evidence: Iterable[Evidence]) -> list[tuple[int, Evidence]]:
+    """The evidence of an agent in the order to embed it, each with its stage.
+
+    Stage 0 is enough to be chosen: the name, the first description and the first example of each
+    capability. Then come the other examples, and then the phrases.
+    """
+    begun: set[tuple[str, str]] = set()
+    staged: list[tuple[int, Evidence]] = []
+    for one in evidence:
+        place = (one.capability, one.kind)
+        stage = 0 if place not in begun else 1 if one.kind == "example" else 2
+        begun.add(place)
+        staged.append((stage, one))
+    return sorted(staged, key=lambda pair: pair[0])
+
+
 def _descriptions(name: str, description: str) -> Iterator[tuple[str, float]]:
     if not description.strip():
         return
@@ -119,6 +136,62 @@ class Query(NamedTuple):
 
     vector: Floats
     words: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The part of one agent in a matrix; made once and used again until the agent changes.
+
+    Attributes:
+        evidence: One per row, sorted by capability; those said of the whole agent come last.
+        capabilities: In the order of their rows.
+        starts: Where each capability begins, int64[capabilities + 1].
+    """
+
+    key: ThingKey
+    evidence: tuple[Evidence, ...]
+    vectors: Floats
+    words: npt.NDArray[np.float16]
+    weights: Floats
+    capabilities: tuple[str, ...]
+    starts: Rows
+    centroids: Floats = field(repr=False)
+    means: Floats = field(repr=False)
+    masses: Floats = field(repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        key: ThingKey,
+        evidence: Sequence[Evidence],
+        vectors: Floats,
+        words: npt.NDArray[np.floating],
+    ) -> "Block":
+        """A block of evidence; `vectors` and `words` have one row for each."""
+        names = sorted({one.capability for one in evidence if one.capability})
+        place = {name: at for at, name in enumerate(names)}
+        of = [place.get(one.capability, len(names)) for one in evidence]
+        order = sorted(range(len(evidence)), key=of.__getitem__)
+        starts = np.searchsorted([of[at] for at in order], np.arange(len(names) + 1))
+        weights = np.array([evidence[at].weight for at in order], np.float32)
+        chosen = np.ascontiguousarray(vectors[order], np.float32)
+        spelled = np.ascontiguousarray(words[order], np.float16)
+        centroids, means = _centroids(chosen, spelled, weights, starts)
+        return cls(
+            key,
+            tuple(evidence[at] for at in order),
+            chosen,
+            spelled,
+            weights,
+            tuple(names),
+            starts.astype(np.int64),
+            centroids,
+            means,
+            np.array(
+                [weights[starts[at] : starts[at + 1]].sum() for at in range(len(names))],
+                np.float32,
+            ),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +212,7 @@ class EvidenceMatrix:
         centroids: The direction of each class, by meaning and spelling, float32[classes, d + w].
         means: The direction of each class by meaning alone, float32[classes, d].
         masses: The sum of the weights of each class, float32[classes].
+        of_agents: Where the rows said of each whole agent begin, int64[agents + 1].
     """
 
     evidence: tuple[Evidence, ...]
@@ -152,6 +226,7 @@ class EvidenceMatrix:
     centroids: Floats = field(repr=False)
     means: Floats = field(repr=False)
     masses: Floats = field(repr=False)
+    of_agents: Rows = field(repr=False)
 
     @classmethod
     def build(
@@ -161,51 +236,87 @@ class EvidenceMatrix:
 
         What is said of an agent none of whose capabilities has evidence is left out.
         """
-        keys = sorted({ClassKey(one.key, one.capability) for one in evidence if one.capability})
-        place = {key: at for at, key in enumerate(keys)}
-        agents = tuple(dict.fromkeys(key.key for key in keys))
-        known = set(agents)
-        order = sorted(
-            (
-                at
-                for at, one in enumerate(evidence)
-                if one.capability or one.key in known  # an agent without a class says nothing
-            ),
-            key=lambda at: (
-                place[ClassKey(evidence[at].key, evidence[at].capability)]
-                if evidence[at].capability
-                else len(keys)
-            ),
-        )
-        rows = np.array(order, np.int64)
-        of_rows = np.array(
-            [
-                place[ClassKey(evidence[at].key, evidence[at].capability)]
-                for at in order
-                if evidence[at].capability
-            ],
-            np.int64,
-        )
-        starts = np.searchsorted(of_rows, np.arange(len(keys) + 1)).astype(np.int64)
-        number = {key: at for at, key in enumerate(agents)}
-        agent_of = np.array([number[key.key] for key in keys], np.int64)
-        weights = np.array([evidence[at].weight for at in order], np.float32)
-        chosen = np.ascontiguousarray(vectors[rows], np.float32)
-        spelled = np.ascontiguousarray(words[rows], np.float16)
-        centroids, means = _centroids(chosen, spelled, weights, starts)
+        rows_of: dict[ThingKey, list[int]] = {}
+        for at, one in enumerate(evidence):
+            rows_of.setdefault(one.key, []).append(at)
+        blocks = [
+            Block.build(key, [evidence[at] for at in rows], vectors[rows], words[rows])
+            for key, rows in rows_of.items()
+        ]
+        return cls.of(blocks, vectors.shape[1], words.shape[1])
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], dimensions: int, words: int) -> "EvidenceMatrix":
+        """A matrix of the blocks of agents, without looking at any row by itself.
+
+        Args:
+            blocks: One per agent, in any order.
+            dimensions: How long vectors by meaning are.
+            words: How long vectors by spelling are.
+        """
+        own = sorted((one for one in blocks if one.capabilities), key=lambda one: one.key)
+        cuts = [int(one.starts[-1]) for one in own]
+        ends = np.cumsum([0, *cuts])
+        rest = np.cumsum([0, *(len(one.evidence) - cut for one, cut in zip(own, cuts, strict=True))])
+        pairs = list(zip(own, cuts, strict=True))
+        evidence = [
+            *chain.from_iterable(one.evidence[:cut] for one, cut in pairs),
+            *chain.from_iterable(one.evidence[cut:] for one, cut in pairs),
+        ]
+
+        def rows(parts: Callable[[Block], npt.NDArray[Any]], none: npt.NDArray[Any]) -> Any:
+            heads = [parts(one)[:cut] for one, cut in pairs]
+            return np.concatenate([*heads, *(parts(one)[cut:] for one, cut in pairs), none])
+
+        def classes(parts: Callable[[Block], npt.NDArray[Any]], none: npt.NDArray[Any]) -> Any:
+            return np.concatenate([*(parts(one) for one in own), none])
+
+        nothing = np.zeros(0, np.float32)
+        no_vectors = np.zeros((0, dimensions), np.float32)
         return cls(
-            tuple(evidence[at] for at in order),
-            chosen,
-            spelled,
-            weights,
-            tuple(keys),
-            starts,
-            agents,
-            agent_of,
-            centroids,
-            means,
-            np.add.reduceat(weights, starts[:-1]) if len(keys) else np.zeros(0, np.float32),
+            tuple(evidence),
+            rows(lambda one: one.vectors, no_vectors),
+            rows(lambda one: one.words, np.zeros((0, words), np.float16)),
+            rows(lambda one: one.weights, nothing),
+            tuple(ClassKey(one.key, name) for one in own for name in one.capabilities),
+            np.concatenate(
+                [
+                    *(one.starts[:-1] + end for one, end in zip(own, ends[:-1], strict=True)),
+                    ends[-1:],
+                ]
+            ).astype(np.int64),
+            tuple(one.key for one in own),
+            np.repeat(np.arange(len(own)), [len(one.capabilities) for one in own]),
+            classes(
+                lambda one: one.centroids, np.zeros((0, dimensions + words), np.float32)
+            ),
+            classes(lambda one: one.means, no_vectors),
+            classes(lambda one: one.masses, nothing),
+            rest + ends[-1],
         )
+
+    def blocks(self) -> dict[ThingKey, Block]:
+        """The parts of which `of` makes the same matrix again; they share its memory."""
+        first = np.searchsorted(self.agent_of, np.arange(len(self.agents) + 1)).tolist()
+        found: dict[ThingKey, Block] = {}
+        for at, key in enumerate(self.agents):
+            own = slice(first[at], first[at + 1])
+            starts = self.starts[first[at] : first[at + 1] + 1]
+            begin, end = int(starts[0]), int(starts[-1])
+            more = slice(int(self.of_agents[at]), int(self.of_agents[at + 1]))
+            found[key] = Block(
+                key,
+                self.evidence[begin:end] + self.evidence[more],
+                _both(self.vectors, slice(begin, end), more),
+                _both(self.words, slice(begin, end), more),
+                _both(self.weights, slice(begin, end), more),
+                tuple(one.capability for one in self.classes[own]),
+                starts - begin,
+                self.centroids[own],
+                self.means[own],
+                self.masses[own],
+            )
+        return found
 
     def __len__(self) -> int:
         return len(self.evidence)
@@ -263,6 +374,13 @@ def joined(query: Query) -> Floats:
     if not len(query.words):
         return query.vector
     return np.concatenate([query.vector, query.words * np.float32(WORDS_WEIGHT)])
+
+
+def _both(rows: npt.NDArray[Any], first: slice, second: slice) -> npt.NDArray[Any]:
+    """Two ranges of rows; a copy only if the second has any."""
+    if second.start == second.stop:
+        return rows[first]
+    return np.concatenate([rows[first], rows[second]])
 
 
 def _centroids(

@@ -84,6 +84,7 @@ class Ranking:
         possible: The agents that it could be, the likeliest first; more than one: ask back.
         route_at: How likely the first has to be, to be routed to without asking anybody.
         method: What decided.
+        share: The share of messages in scope that are as unusual, or more.
     """
 
     ranked: tuple[Ranked, ...] = ()
@@ -92,6 +93,7 @@ class Ranking:
     possible: tuple[ThingKey, ...] = ()
     route_at: float = 1.0
     method: Method = "instant"
+    share: float = 0.0
 
     @property
     def in_scope(self) -> bool:
@@ -314,13 +316,15 @@ def ranking_of(measured: Measured, learned: Learned) -> Ranking:
     possible = tuple(one.key for one in ranked if one.probability >= calibration.possible_at) or (
         ranked[0].key,
     )
+    score = gate.score(measured.signals)
     return Ranking(
         ranked,
-        gate.score(measured.signals),
+        score,
         gate.least,
         possible,
         calibration.route_at,
         method,
+        gate.share(score),
     )
 
 

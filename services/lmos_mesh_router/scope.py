@@ -16,6 +16,14 @@ import numpy.typing as npt
 ACCEPTED = 0.95
 """How many of the messages that are in scope shall pass."""
 
+SHARES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+"""The shares of messages in scope for which it is known how unusual they are."""
+
+# A normal distribution at these shares, with the share 1 - ACCEPTED at -1.
+_NORMAL = (
+    *(-1.8787, -1.5660, -1.4143, -1.2486, -1.0, -0.7791, -0.5117, -0.3188, -0.1540, 0.0),
+    *(0.1540, 0.3188, 0.5117, 0.7791, 1.4143),
+)
 _HELD_BY = 20.0  # examples that count as much as the default
 
 
@@ -28,12 +36,14 @@ class Gate:
         spread: Their standard deviations.
         least: The sum of standardised signals below which a message is out of scope.
         examples: How many examples this was fitted on; 0 for a default.
+        scores: The score at each of `SHARES`; by itself as if scores were normally distributed.
     """
 
     usual: tuple[float, ...]
     spread: tuple[float, ...]
     least: float
     examples: int = 0
+    scores: tuple[float, ...] = ()
 
     def score(self, signals: Sequence[float]) -> float:
         """How usual a message is; 0 is as usual as they come on average, higher is more so."""
@@ -41,6 +51,14 @@ class Gate:
             (signal - usual) / spread
             for signal, usual, spread in zip(signals, self.usual, self.spread, strict=True)
         )
+
+    def share(self, score: float) -> float:
+        """The share of messages in scope that are as unusual as this score, or more."""
+        return float(np.interp(score, self.known_scores(), SHARES, left=0.0, right=1.0))
+
+    def known_scores(self) -> tuple[float, ...]:
+        """The score at each of `SHARES`."""
+        return self.scores or tuple(place * abs(self.least) for place in _NORMAL)
 
     def accepts(self, signals: Sequence[float]) -> bool:
         """Whether a message is in scope."""
@@ -61,6 +79,11 @@ def fit(signals: npt.NDArray[np.float64], default: Gate, *, accepted: float = AC
     spread = np.maximum(spread, 1e-3)
     scores = ((signals - usual) / spread).sum(axis=1)
     least = own * float(np.quantile(scores, 1 - accepted)) + (1 - own) * default.least
+    known = own * np.quantile(scores, SHARES) + (1 - own) * np.array(default.known_scores())
     return Gate(
-        usual=tuple(usual.tolist()), spread=tuple(spread.tolist()), least=least, examples=count
+        usual=tuple(usual.tolist()),
+        spread=tuple(spread.tolist()),
+        least=least,
+        examples=count,
+        scores=tuple(known.tolist()),
     )
