@@ -325,7 +325,7 @@ class Candidate(Message):
     Attributes:
         capability: The id of its capability that fits best.
         capability_name: That capability's name.
-        score: Its share of the evidence, 0 to 1; all agents together have 1.
+        score: How likely it is the right one, 0 to 1; all agents together have 1.
         similarity: Cosine of the message and the nearest evidence, -1 to 1.
         evidence: The name, description or example that spoke for it.
     """
@@ -437,8 +437,26 @@ class RouterState(Message):
 
     Attributes:
         agents: How many live agents it can choose from.
+        capabilities: How many capabilities it tells apart, those of dead agents included.
         evidence: How many texts speak for them.
-        version: Rises with every snapshot of the index.
+        version: Rises with everything that it has learned of.
+        method: How it decides where nobody says how.
+        waiting: How many texts of agents are yet to be embedded.
+        trained: Whether it has learned from all that is registered; until then agents that
+            changed are told apart by an answer in closed form.
+        training: Whether it is learning at the moment.
+        training_s: How long that took the last time.
+        trained_at: When it was done, as Unix time.
+        training_failed: Why it failed the last time; empty if it did not.
+        embedded: How many texts of agents it has embedded since it started.
+        kept: How many it had not to embed, as their vectors were kept.
+        decided: Its decisions since it started, by outcome.
+        model: The language model; empty for none.
+        model_note: Why that is not asked at the moment; empty if it is.
+        model_share: The share of decisions by `llm` and `hybrid` that reached it.
+        model_calls: Requests to it, retries included.
+        model_cost: What they cost, in the currency of the settings' prices.
+        model_failed: How often it did not help, by why.
     """
 
     encoder: str
@@ -446,8 +464,25 @@ class RouterState(Message):
     semantic: bool
     note: str = ""
     agents: int
+    capabilities: int = 0
     evidence: int
     version: int
+    method: str = "vector"
+    waiting: int = 0
+    trained: bool = False
+    training: bool = False
+    training_s: float = 0.0
+    trained_at: float = 0.0
+    training_failed: str = ""
+    embedded: int = 0
+    kept: int = 0
+    decided: dict[str, int] = Field(default_factory=dict[str, int])
+    model: str = ""
+    model_note: str = ""
+    model_share: float = 0.0
+    model_calls: int = 0
+    model_cost: float = 0.0
+    model_failed: dict[str, int] = Field(default_factory=dict[str, int])
 
 
 class ReportOutcome(Message):

@@ -257,7 +257,9 @@ class EvidenceMatrix:
         own = sorted((one for one in blocks if one.capabilities), key=lambda one: one.key)
         cuts = [int(one.starts[-1]) for one in own]
         ends = np.cumsum([0, *cuts])
-        rest = np.cumsum([0, *(len(one.evidence) - cut for one, cut in zip(own, cuts, strict=True))])
+        rest = np.cumsum(
+            [0, *(len(one.evidence) - cut for one, cut in zip(own, cuts, strict=True))]
+        )
         pairs = list(zip(own, cuts, strict=True))
         evidence = [
             *chain.from_iterable(one.evidence[:cut] for one, cut in pairs),
@@ -287,9 +289,7 @@ class EvidenceMatrix:
             ).astype(np.int64),
             tuple(one.key for one in own),
             np.repeat(np.arange(len(own)), [len(one.capabilities) for one in own]),
-            classes(
-                lambda one: one.centroids, np.zeros((0, dimensions + words), np.float32)
-            ),
+            classes(lambda one: one.centroids, np.zeros((0, dimensions + words), np.float32)),
             classes(lambda one: one.means, no_vectors),
             classes(lambda one: one.masses, nothing),
             rest + ends[-1],

@@ -109,7 +109,11 @@ def matrix_of(numbers: Arrays) -> EvidenceMatrix:
     kinds, weights = numbers["kinds"], numbers["weights"]
     of_agents = numbers["of_agents"]
     owners = [
-        *((int(agent), at) for at, agent in enumerate(agent_of) for _ in range(*starts[at : at + 2])),
+        *(
+            (int(agent), at)
+            for at, agent in enumerate(agent_of)
+            for _ in range(*starts[at : at + 2])
+        ),
         *((at, -1) for at in range(len(of_agents) - 1) for _ in range(*of_agents[at : at + 2])),
     ]
     evidence = [
@@ -137,9 +141,7 @@ def _numbers_learned(learned: Learned) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
-def _lesson(
-    matrix: EvidenceMatrix, said_of: dict[Any, frozenset[str]], learned: Arrays
-) -> Lesson:
+def _lesson(matrix: EvidenceMatrix, said_of: dict[Any, frozenset[str]], learned: Arrays) -> Lesson:
     head = None
     if "weights" in learned:
         head = Head(matrix.classes, learned["weights"], learned["bias"], said_of)

@@ -1,0 +1,499 @@
+"""Keeps what the router knows in step with the registry: embeds, builds, learns, and swaps.
+
+Whoever decides takes a `View` and is done with it: what it refers to never changes. A new or
+changed agent is part of the next one as soon as the most telling of its texts are embedded; until
+then the agent is chosen by what it was before. The rest follows in the background, and at last,
+when it is quiet, what was learned from all of it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmos_mesh.directory import Directory
+from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.things import Thing
+from lmos_mesh_router.embedding import BATCH, Embedder, Vector
+from lmos_mesh_router.evidence import (
+    Block,
+    Evidence,
+    EvidenceMatrix,
+    Mask,
+    Query,
+    evidence_of,
+    most_telling_first,
+)
+from lmos_mesh_router.hashing import DIMENSIONS, hash_text
+from lmos_mesh_router.kept_vectors import KeptVectors
+from lmos_mesh_router.ranking import Learned, Ranking, rank
+from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
+
+logger = logging.getLogger(__name__)
+
+QUIET_S = 1.0
+"""How long nothing must change before it is learned anew."""
+
+PATIENCE_S = 10.0
+"""How long it may be put off by further changes."""
+
+_SHOWN_EVERY_S = 0.05
+_SHARE_OF_SHOWING = 4
+_MOST_VIEWS = 1024
+_AGAIN_S = 1.0
+
+LAST_STAGE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one question may use.
+
+    Attributes:
+        learned: All that is known of the tenant.
+        eligible: The classes of live agents that serve the channel in the subset.
+    """
+
+    learned: Learned
+    eligible: Mask
+
+    @property
+    def agents(self) -> frozenset[ThingKey]:
+        """The agents that may be chosen."""
+        matrix = self.learned.matrix
+        chosen = np.unique(matrix.agent_of[self.eligible]).tolist()
+        return frozenset(matrix.agents[at] for at in chosen)
+
+    def rank(self, query: Query) -> Ranking:
+        """The agents that a message could be for."""
+        return rank(query, self.learned, self.eligible)
+
+    def only(self, key: ThingKey) -> "View":
+        """The same with a single agent."""
+        return View(self.learned, self.learned.matrix.mask([key]))
+
+
+@dataclass(eq=False)
+class _Pending:
+    """An agent whose evidence is being embedded.
+
+    Attributes:
+        thing: What it is now; None if it is gone.
+        staged: Its evidence, what is most telling first.
+        vectors: What is embedded of it.
+        at: How far that is.
+        shown: The stage that the index has of it; -1 for nothing.
+        recalled: Whether it was looked up what had been embedded before.
+    """
+
+    thing: Thing | None
+    staged: list[tuple[int, Evidence]] = field(default_factory=list[tuple[int, Evidence]])
+    vectors: dict[str, Vector] = field(default_factory=dict[str, Vector])
+    at: int = 0
+    shown: int = -1
+    recalled: bool = False
+
+    @property
+    def stage(self) -> int:
+        """The first stage that is not whole; one more than the last if all are."""
+        return self.staged[self.at][0] if self.at < len(self.staged) else LAST_STAGE + 1
+
+    @property
+    def ready(self) -> list[Evidence]:
+        return [one for _, one in self.staged[: self.at]]
+
+
+@dataclass(eq=False)
+class _Tenant:
+    """The state of one tenant's index.
+
+    Attributes:
+        things: What the agents were when they were last looked at.
+        changed_s: Since when there is something that was not learned from; None if there is not.
+    """
+
+    learned: Learned
+    things: dict[ThingKey, Thing] = field(default_factory=dict[ThingKey, Thing])
+    pending: dict[ThingKey, _Pending] = field(default_factory=dict[ThingKey, _Pending])
+    views: dict[tuple[str, str], View] = field(default_factory=dict[tuple[str, str], View])
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    shown_s: float = 0.0
+    took_s: float = 0.0
+    changed_s: float | None = None
+    last_changed_s: float = 0.0
+    trained: bool = False
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the index is.
+
+    Attributes:
+        version: Rises with everything that is swapped in.
+        trainings: How often something was learned.
+        training_s: How long that took the last time.
+        trained_at: When, as Unix time.
+        training: Whether something is being learned now.
+        failed: Why the last training failed; empty if it did not.
+        embedded: How many texts of agents this process had to embed.
+        kept: How many it had not to, because their vectors were kept.
+    """
+
+    version: int = 0
+    trainings: int = 0
+    training_s: float = 0.0
+    trained_at: float = 0.0
+    training: bool = False
+    failed: str = ""
+    embedded: int = 0
+    kept: int = 0
+
+
+class Index:
+    """What the router knows of every tenant. All but `run` and `learn` happens between awaits."""
+
+    def __init__(self, directory: Directory, embedder: Embedder, kept: KeptVectors) -> None:
+        encoder = embedder.encoder
+        self.progress = Progress()
+        self._directory = directory
+        self._embedder = embedder
+        self._kept = kept
+        self._dimensions = encoder.dimensions
+        # An encoder that knows spelling only has it in its vectors already.
+        self._words = DIMENSIONS if encoder.semantic else 0
+        self._nothing = Learned.of(EvidenceMatrix.of([], self._dimensions, self._words))
+        self._tenants: dict[str, _Tenant] = {}
+        self._wake = asyncio.Event()
+        self._learnable = asyncio.Event()
+        self._whole = asyncio.Event()
+        directory.on_change(self._on_change)
+
+    @property
+    def _membership(self) -> Membership:
+        return self._directory.membership
+
+    # -- what is asked --
+
+    def view(self, tenant: str, channel: str, subset: str) -> View:
+        """What a question may use: live agents of the tenant that serve the channel."""
+        state = self._tenants.get(tenant)
+        if state is None:
+            return View(self._nothing, np.zeros(0, np.bool_))
+        view = state.views.get((channel, subset))
+        if view is None:
+            if len(state.views) >= _MOST_VIEWS:
+                state.views.clear()
+            matrix = state.learned.matrix
+            mask = matrix.mask(key for key in matrix.agents if self._eligible(key, channel, subset))
+            view = state.views[channel, subset] = View(state.learned, mask)
+        return view
+
+    def _eligible(self, key: ThingKey, channel: str, subset: str) -> bool:
+        membership = self._membership
+        return (
+            key.subset == subset
+            and membership.live(key)
+            and (entered := membership.get(key)) is not None
+            and entered.thing.kind == "agent"
+            and entered.thing.serves(channel)
+        )
+
+    async def queries(self, texts: Sequence[str]) -> list[Query]:
+        """Messages as vectors."""
+        vectors = await self._embedder.embed(texts)
+        return [
+            Query(vector, self._spelling(text)) for text, vector in zip(texts, vectors, strict=True)
+        ]
+
+    def _spelling(self, text: str) -> Vector:
+        return hash_text(text) if self._words else np.zeros(0, np.float32)
+
+    @property
+    def live_agents(self) -> int:
+        """How many live agents there are to choose from, in all tenants."""
+        live = self._membership.live
+        return sum(live(key) for one in self._tenants.values() for key in one.learned.matrix.agents)
+
+    @property
+    def texts(self) -> int:
+        """How many texts speak for agents."""
+        return sum(len(one.learned.matrix) for one in self._tenants.values())
+
+    @property
+    def capabilities(self) -> int:
+        """How many capabilities are told apart."""
+        return sum(len(one.learned.matrix.classes) for one in self._tenants.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many texts have yet to be embedded."""
+        return sum(
+            len(one.staged) - one.at
+            for tenant in self._tenants.values()
+            for one in tenant.pending.values()
+        )
+
+    @property
+    def learned_all(self) -> bool:
+        """Whether everything that is known has been learned from."""
+        return all(one.trained for one in self._tenants.values() if one.learned.matrix.classes)
+
+    # -- what changes --
+
+    def _on_change(self, changed: Iterable[ThingKey]) -> None:
+        for key in changed:
+            entered = self._membership.get(key)
+            thing = entered.thing if entered and entered.thing.kind == "agent" else None
+            state = self._tenants.get(key.tenant)
+            if state is None:
+                if thing is None:
+                    continue
+                state = self._tenants[key.tenant] = _Tenant(self._nothing)
+            state.views.clear()
+            known = state.things.get(key)
+            if known is not thing and known != thing:
+                self._change(state, key, thing)
+
+    def _change(self, state: _Tenant, key: ThingKey, thing: Thing | None) -> None:
+        if thing is None:
+            state.things.pop(key, None)
+            state.pending[key] = _Pending(None)
+        else:
+            state.things[key] = thing
+            before = state.pending.get(key)
+            pending = _Pending(thing, most_telling_first(evidence_of(key, thing)))
+            if before is not None:
+                pending.vectors = before.vectors
+            state.pending[key] = pending
+        self._whole.clear()
+        self._wake.set()
+
+    async def until_whole(self, *, within_s: float) -> bool:
+        """Wait until all that is registered is part of the index; False if it took too long."""
+        self._on_change([entered.key for entered in self._membership])
+        if not any(one.pending for one in self._tenants.values()):
+            return True
+        try:
+            async with asyncio.timeout(within_s):
+                await self._whole.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Follow what changes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                while any(one.pending for one in self._tenants.values()):
+                    await self._step()
+            except Exception:
+                logger.exception("the index could not be built; the last one stays in use")
+                await asyncio.sleep(_AGAIN_S)
+                self._wake.set()
+            else:
+                self._whole.set()
+
+    async def _step(self) -> None:
+        """Show what can be shown, then embed some more."""
+        for state in list(self._tenants.values()):
+            known: dict[ThingKey, dict[str, Vector]] | None = None
+            for key, pending in state.pending.items():
+                if not pending.recalled:
+                    known = self._vectors_shown(state) if known is None else known
+                    self._recall(pending, known.get(key, {}))
+        await self._show_what_is_due()
+        waiting = [
+            pending
+            for state in self._tenants.values()
+            for pending in state.pending.values()
+            if pending.at < len(pending.staged)
+        ]
+        if not waiting:
+            return
+        stage = min(one.stage for one in waiting)
+        texts: dict[str, None] = {}
+        for pending in waiting:
+            for of, one in pending.staged[pending.at :]:
+                if of > stage or len(texts) >= BATCH:
+                    break
+                if one.text not in pending.vectors:
+                    texts[one.text] = None
+        found = await self._embedder.embed(list(texts), urgent=False)
+        self.progress.embedded += len(texts)
+        for text, vector in zip(texts, found, strict=True):
+            self._kept.put(text, vector)
+        new = dict(zip(texts, found, strict=True))
+        for pending in waiting:
+            for _, one in pending.staged[pending.at :]:
+                if one.text in new:
+                    pending.vectors[one.text] = new[one.text]
+            _advance(pending)
+
+    def _vectors_shown(self, state: _Tenant) -> dict[ThingKey, dict[str, Vector]]:
+        changed = [key for key in state.pending if key in state.learned.matrix.agents]
+        if not changed:
+            return {}
+        blocks = state.learned.matrix.blocks()
+        return {
+            key: dict(
+                zip((one.text for one in blocks[key].evidence), blocks[key].vectors, strict=True)
+            )
+            for key in changed
+        }
+
+    def _recall(self, pending: _Pending, before: dict[str, Vector]) -> None:
+        """Take what was embedded at any time."""
+        pending.recalled = True
+        for _, one in pending.staged:
+            if one.text in pending.vectors:
+                continue
+            vector = before.get(one.text)
+            if vector is None:
+                vector = self._embedder.known(one.text)
+                if vector is not None:
+                    self._kept.put(one.text, vector)
+            if vector is None:
+                vector = self._kept.get(one.text)
+                self.progress.kept += vector is not None
+            if vector is not None:
+                pending.vectors[one.text] = vector
+        _advance(pending)
+
+    async def _show_what_is_due(self) -> None:
+        for state in list(self._tenants.values()):
+            ready = {key: one for key, one in state.pending.items() if one.stage > one.shown + 1}
+            whole = all(one.stage > LAST_STAGE for one in state.pending.values())
+            rest_s = max(_SHOWN_EVERY_S, _SHARE_OF_SHOWING * state.took_s)
+            # What is new to the index waits for no more than a moment; what adds to it can.
+            new = any(one.shown < 0 for one in ready.values())
+            if ready and (whole or (new and time.monotonic() - state.shown_s >= rest_s)):
+                await self._show(state, ready)
+
+    async def _show(self, state: _Tenant, ready: dict[ThingKey, _Pending]) -> None:
+        """Swap in what is ready of some agents."""
+        began = time.monotonic()
+        parts = {key: (one.ready, one.vectors) for key, one in ready.items()}
+        stages = {key: one.stage - 1 for key, one in ready.items()}
+        async with state.changing:
+            before = state.learned
+            state.learned = await asyncio.to_thread(self._built, before, parts)
+            state.views.clear()
+            state.trained = False
+        self.progress.version += 1
+        state.shown_s = state.last_changed_s = time.monotonic()
+        state.took_s = state.shown_s - began
+        if state.changed_s is None:
+            state.changed_s = state.shown_s
+        for key, one in ready.items():
+            one.shown = stages[key]
+            if one.shown >= LAST_STAGE and state.pending.get(key) is one:
+                del state.pending[key]
+        self._learnable.set()
+
+    def _built(
+        self,
+        before: Learned,
+        parts: dict[ThingKey, tuple[list[Evidence], dict[str, Vector]]],
+    ) -> Learned:
+        """The same knowledge with other evidence for some agents. Runs in a thread."""
+        blocks = before.matrix.blocks()
+        for key, (evidence, vectors) in parts.items():
+            old = blocks.pop(key, None)
+            if evidence:
+                blocks[key] = self._block(key, evidence, vectors, old)
+        matrix = EvidenceMatrix.of(blocks.values(), self._dimensions, self._words)
+        return before.changed_to(matrix)
+
+    def _block(
+        self,
+        key: ThingKey,
+        evidence: list[Evidence],
+        vectors: dict[str, Vector],
+        old: Block | None,
+    ) -> Block:
+        spelled: dict[str, npt.NDArray[Any]] = {}
+        if old is not None:
+            texts = (one.text for one in old.evidence)
+            spelled = dict(zip(texts, old.words, strict=True))
+        words = [
+            known if (known := spelled.get(one.text)) is not None else self._spelling(one.text)
+            for one in evidence
+        ]
+        return Block.build(
+            key, evidence, np.stack([vectors[one.text] for one in evidence]), np.stack(words)
+        )
+
+    # -- what is learned --
+
+    async def learn(self) -> None:
+        """Learn from what has changed, whenever it is quiet, until cancelled."""
+        while True:
+            due = self._due()
+            if due is None:
+                self._learnable.clear()
+                await self._learnable.wait()
+                continue
+            wait_s, tenant, state = due
+            if wait_s > 0:
+                await asyncio.sleep(min(wait_s, QUIET_S))
+                continue
+            await self._learn(tenant, state)
+
+    def _due(self) -> tuple[float, str, _Tenant] | None:
+        """Who is next, and in how many seconds."""
+        now = time.monotonic()
+        found: list[tuple[float, str, _Tenant]] = []
+        for tenant, state in self._tenants.items():
+            if state.changed_s is None:
+                continue
+            # Texts that are still to come would only have it done twice.
+            quiet_s = (now if state.pending else state.last_changed_s) + QUIET_S
+            found.append((min(quiet_s, state.changed_s + PATIENCE_S) - now, tenant, state))
+        return min(found, key=lambda one: one[:2]) if found else None
+
+    async def _learn(self, tenant: str, state: _Tenant) -> None:
+        matrix = state.learned.matrix
+        state.changed_s = None
+        if len(matrix) > MOST_ROWS:
+            logger.info("tenant %s has too much evidence to learn from: %d", tenant, len(matrix))
+            return
+        if not matrix.classes:
+            return
+        began = time.monotonic()
+        self.progress.training = True
+        try:
+            lesson = await train_apart(matrix)
+        except (TrainingFailed, OSError) as exc:
+            self.progress.failed = str(exc)
+            logger.warning("nothing was learned; what is known goes on: %s", exc)
+            return
+        finally:
+            self.progress.training = False
+        async with state.changing:
+            now = state.learned.matrix
+            state.learned = await asyncio.to_thread(lesson.of, now)
+            state.views.clear()
+            state.trained = now is matrix
+        progress = self.progress
+        progress.version += 1
+        progress.trainings += 1
+        progress.training_s = time.monotonic() - began
+        progress.trained_at = time.time()
+        progress.failed = ""
+        logger.info(
+            "learned from %d texts of tenant %s in %.1f s", len(matrix), tenant, progress.training_s
+        )
+
+
+def _advance(pending: _Pending) -> None:
+    while (
+        pending.at < len(pending.staged) and pending.staged[pending.at][1].text in pending.vectors
+    ):
+        pending.at += 1
