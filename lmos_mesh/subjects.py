@@ -133,8 +133,3 @@ def event(tenant: str, thing: str, name: str) -> str:
 def audit(tenant: str, kind: str) -> str:
     """Where it is written down who did what."""
     return f"lmos.{escape(tenant)}.audit.{escape(kind)}"
-
-
-def feedback(tenant: str, outcome: str) -> str:
-    """Where it is written down what became of decisions."""
-    return f"lmos.{escape(tenant)}.feedback.{escape(outcome)}"

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.connection import answering
-from lmos_mesh.cli.screen import err, out
+from lmos_mesh.cli.screen import err, out, plural
 from lmos_mesh.errors import StreamBroken
 from lmos_mesh.mesh import converse
 from lmos_mesh.messages import Answer, Candidate, Converse, Decision
@@ -172,8 +172,12 @@ def in_short(decision: Decision) -> str:
     """A decision in one line."""
     if decision.outcome == "nobody":
         return "no agent is there to answer"
+    if decision.outcome == "out_of_scope":
+        return "no agent here can do this, so it asks back"
     if decision.outcome == "unsure":
         return f"no agent is convincing ({percent(decision.confidence)} at best), so it asks back"
+    if decision.outcome == "several":
+        return " + ".join(f"{one.agent} · {one.capability}" for one in decision.parts)
     subset = "" if decision.subset == "stable" else f" ({decision.subset})"
     can = next(
         (one.capability_name for one in decision.candidates if one.agent == decision.agent),
@@ -201,7 +205,7 @@ def _candidates(decision: Decision) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("", "agent", "capability"):
         table.add_column(column, no_wrap=True)
-    table.add_column("share", justify="right")
+    table.add_column("likely", justify="right")
     table.add_column("similarity", justify="right")
     table.add_column("nearest evidence", overflow="ellipsis", style="dim")
     for one in decision.candidates:
@@ -228,10 +232,18 @@ def _chosen(candidate: Candidate, decision: Decision) -> bool:
 
 def _how(decision: Decision) -> list[str]:
     took = decision.time_ms.get("total")
+    asked = decision.used
     return [
         part
         for part in (
             decision.method,
+            f"{percent(decision.in_scope)} of what is in scope is further out"
+            if decision.candidates and decision.method != "explicit"
+            else "",
+            f"{asked.model}: {plural(asked.calls, 'call')}, "
+            f"{plural(asked.prompt_tokens + asked.completion_tokens, 'token')}"
+            if asked
+            else "",
             decision.encoder,
             f"{took:.1f} ms" if took is not None else "",
         )

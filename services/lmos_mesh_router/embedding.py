@@ -1,9 +1,10 @@
-"""Vectors for texts: computed in a thread, questions before index texts, each text once."""
+"""Vectors for texts: computed in a thread, the most urgent first, each text once."""
 
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ Vector = npt.NDArray[np.float32]
 
 BATCH = 16
 
+Urgency = Literal["now", "soon", "later"]
+"""Somebody waits for an answer; an agent waits to be chosen; it is for a search to come."""
+
 
 class Embedder:
     """Batches what is asked while the encoder is busy. One thread: the encoder has one core."""
@@ -23,8 +27,11 @@ class Embedder:
         self._remembered = remembered
         self._known: OrderedDict[str, Vector] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Vector]] = {}
-        self._urgent: deque[str] = deque()
-        self._patient: deque[str] = deque()
+        self._queues: dict[Urgency, deque[str]] = {
+            "now": deque(),
+            "soon": deque(),
+            "later": deque(),
+        }
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
@@ -35,26 +42,31 @@ class Embedder:
             self._known.move_to_end(text)
         return vector
 
-    async def embed(self, texts: Sequence[str], *, urgent: bool = True) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], *, urgency: Urgency = "now") -> list[Vector]:
         """One vector per text."""
         waiting: list[Vector | asyncio.Future[Vector]] = []
         for text in texts:
             known = self.known(text)
-            waiting.append(known if known is not None else self._ask(text, urgent=urgent))
+            waiting.append(known if known is not None else self._ask(text, urgency))
         return [
             await asyncio.shield(one) if isinstance(one, asyncio.Future) else one for one in waiting
         ]
 
-    def _ask(self, text: str, *, urgent: bool) -> "asyncio.Future[Vector]":
+    def _ask(self, text: str, urgency: Urgency) -> "asyncio.Future[Vector]":
         future = self._asked.get(text)
         if future is None:
             future = asyncio.get_running_loop().create_future()
             self._asked[text] = future
-            (self._urgent if urgent else self._patient).append(text)
+            self._queues[urgency].append(text)
             self._wake.set()
-        elif urgent and text in self._patient:
-            self._patient.remove(text)
-            self._urgent.append(text)
+            return future
+        for other, queue in reversed(self._queues.items()):
+            if other == urgency:
+                break  # it is waited for as urgently already
+            if text in queue:
+                queue.remove(text)
+                self._queues[urgency].append(text)
+                break
         return future
 
     async def run(self) -> None:
@@ -62,7 +74,7 @@ class Embedder:
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            queue = self._urgent or self._patient
+            queue = next((one for one in self._queues.values() if one), self._queues["now"])
             batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
             if not batch:
                 self._wake.clear()

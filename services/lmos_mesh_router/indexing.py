@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from lmos_mesh_router.evidence import (
     evidence_of,
     most_telling_first,
 )
-from lmos_mesh_router.hashing import DIMENSIONS, hash_text
+from lmos_mesh_router.hashing import DIMENSIONS, MAX_CHARACTERS, hash_text
 from lmos_mesh_router.kept_vectors import KeptVectors
 from lmos_mesh_router.ranking import Learned, Ranking, rank
 from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
@@ -66,7 +67,7 @@ class View:
     def agents(self) -> frozenset[ThingKey]:
         """The agents that may be chosen."""
         matrix = self.learned.matrix
-        chosen = np.unique(matrix.agent_of[self.eligible]).tolist()
+        chosen: list[int] = np.unique(matrix.agent_of[self.eligible]).tolist()
         return frozenset(matrix.agents[at] for at in chosen)
 
     def rank(self, query: Query) -> Ranking:
@@ -211,7 +212,7 @@ class Index:
         ]
 
     def _spelling(self, text: str) -> Vector:
-        return hash_text(text) if self._words else np.zeros(0, np.float32)
+        return _spelled(text[:MAX_CHARACTERS]) if self._words else _NO_WORDS
 
     @property
     def live_agents(self) -> int:
@@ -325,7 +326,7 @@ class Index:
                     break
                 if one.text not in pending.vectors:
                     texts[one.text] = None
-        found = await self._embedder.embed(list(texts), urgent=False)
+        found = await self._embedder.embed(list(texts), urgency="soon" if stage == 0 else "later")
         self.progress.embedded += len(texts)
         for text, vector in zip(texts, found, strict=True):
             self._kept.put(text, vector)
@@ -490,6 +491,14 @@ class Index:
         logger.info(
             "learned from %d texts of tenant %s in %.1f s", len(matrix), tenant, progress.training_s
         )
+
+
+_NO_WORDS = np.zeros(0, np.float32)
+
+
+@lru_cache(maxsize=8192)
+def _spelled(text: str) -> Vector:
+    return hash_text(text)
 
 
 def _advance(pending: _Pending) -> None:

@@ -1,7 +1,6 @@
 """The router on the bus: what is asked of it, and what it answers."""
 
 import asyncio
-import json
 import logging
 import time
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lmos_mesh import audit, subjects
+from lmos_mesh import audit
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.directory import Directory
@@ -19,21 +18,17 @@ from lmos_mesh.membership import Membership, ThingKey
 from lmos_mesh.messages import (
     DECIDE,
     EMBED,
-    REPORT_OUTCOME,
     ROUTER_STATUS,
     Decide,
     Decision,
     Embed,
     Embedded,
     ModelUse,
-    OutcomeNoted,
-    ReportOutcome,
     RouterState,
     RouterStatus,
 )
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.things import Thing
-from lmos_mesh.transport import Log
 from lmos_mesh_router.deciding import (
     agent_before,
     cards,
@@ -50,6 +45,7 @@ from lmos_mesh_router.deciding import (
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import load_encoder
 from lmos_mesh_router.evidence import Query
+from lmos_mesh_router.fits import Fits
 from lmos_mesh_router.follow_up import stays, with_history
 from lmos_mesh_router.hybrid import (
     AskModel,
@@ -68,10 +64,9 @@ from lmos_mesh_router.model_client import LanguageModel, ModelSettings, read_pro
 from lmos_mesh_router.prompts import Card, Prompts, prompt_for
 from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.splitting import Heard, Span, heard, parts, spans
+from lmos_mesh_router.tools import Tools
 
 logger = logging.getLogger(__name__)
-
-FEEDBACK = Log(name="LMOS_FEEDBACK", subjects=("lmos.*.feedback.>",), max_age_s=365 * 24 * 3600.0)
 
 READY_S = 20.0
 """How long a router waits with its first answer for everything to be embedded."""
@@ -141,8 +136,17 @@ class Router:
         self._index = Index(self._directory, self._embedder, kept)
         await self._directory.follow()
         await audit.prepare(bus)
-        if self._settings.router_feedback:
-            await bus.transport.stream(FEEDBACK).last()
+        self._fits = Fits(bus, encoder.fingerprint)
+        await self._fits.follow()
+        tools = Tools(
+            bus=bus,
+            index=self._index,
+            directory=self._directory,
+            fits=self._fits,
+            encoder=encoder,
+            threshold=self._settings.router_threshold,
+            keeps_feedback=self._settings.router_feedback,
+        )
         bus.spawn(self._index.run(), name="index")
         if not await self._index.until_whole(within_s=READY_S):
             logger.warning("%d texts are yet to be embedded", self._index.waiting)
@@ -155,11 +159,14 @@ class Router:
                 route(DECIDE, self.decide),
                 route(EMBED, self.embed),
                 route(ROUTER_STATUS, self.status),
-                route(REPORT_OUTCOME, self.report),
+                *tools.routes(),
             ],
         )
         await announce_service(
-            bus, "router", "Which agent should answer", ["decide", "embed", "status", "report"]
+            bus,
+            "router",
+            "Which agent should answer",
+            ["decide", "embed", "status", "report", "reported", "lint", "fit"],
         )
         ready()
         await run_forever()
@@ -175,6 +182,16 @@ class Router:
     def _find(self, key: ThingKey) -> Thing | None:
         entered = self._membership.get(key)
         return entered.thing if entered else None
+
+    def _view(self, request: Decide, tenant: str) -> View:
+        """What is true now, by the numbers of the channel."""
+        view = self._index.view(tenant, request.channel, request.subset)
+        learned = self._fits.learned(tenant, request.channel, view.learned)
+        return view if learned is view.learned else View(learned, view.eligible)
+
+    def _threshold(self, request: Decide, call: Call) -> float:
+        default = self._settings.router_threshold
+        return self._fits.threshold(call.tenant, request.channel, default)
 
     # -- deciding --
 
@@ -231,7 +248,7 @@ class Router:
         ranking = Ranking()
         if len(entered.thing.capabilities) > 1:
             (query,) = await self._index.queries([request.message])
-            view = self._index.view(tenant, request.channel, request.subset)
+            view = self._view(request, tenant)
             ranking = view.only(key).rank(query)
         return decision_for(key, entered.thing, ranking, encoder=self._encoder.name)
 
@@ -242,7 +259,7 @@ class Router:
         times["embed"] = _ms(began)
         began = time.perf_counter()
         # Taken after the wait: what is decided by is what is true now.
-        view = self._index.view(call.tenant, request.channel, request.subset)
+        view = self._view(request, call.tenant)
         ranking = view.rank(query)
         times["search"] = _ms(began)
         message, together = request.message, False
@@ -272,7 +289,7 @@ class Router:
         if stays(request.message, ranking) < _LEAST_SHARE:
             return ranking, False
         earlier, both = await self._index.queries([before, f"{before}\n{request.message}"])
-        view = self._index.view(call.tenant, request.channel, request.subset)
+        view = self._view(request, call.tenant)
         if name := agent_before(request.history):
             key = ThingKey(call.tenant, name, request.subset)
         else:
@@ -336,7 +353,7 @@ class Router:
             if used is not None:
                 times["model"] = _ms(began)
         else:
-            policy = Policy(route=self._settings.router_threshold)
+            policy = Policy(route=self._threshold(request, call))
             settled = alone(seen_of(ranking), policy_for(policy, request.threshold))
         return decision_of(
             settled,
@@ -362,7 +379,7 @@ class Router:
         """What is decided where a language model may be asked; and what was asked of it."""
         settings = self._settings
         policy = policy_for(
-            settings.policy(method, route=settings.router_threshold), request.threshold
+            settings.policy(method, route=self._threshold(request, call)), request.threshold
         )
         seen = seen_of(ranking)
         if method == "llm":
@@ -380,7 +397,7 @@ class Router:
             request, call, message, cards(options, call.tenant, self._find)
         )
         # Whoever left meanwhile cannot be chosen any more.
-        now = self._index.view(call.tenant, request.channel, request.subset)
+        now = self._view(request, call.tenant)
         ranking = still_there(ranking, now.agents.__contains__)
         seen = seen_of(ranking)
         if isinstance(answer, Requirements):
@@ -415,7 +432,9 @@ class Router:
 
     async def embed(self, request: Embed, call: Call) -> Embedded:
         """One unit vector per text."""
-        vectors = await self._embedder.embed(request.texts, urgent=request.urgent)
+        vectors = await self._embedder.embed(
+            request.texts, urgency="now" if request.urgent else "later"
+        )
         return Embedded(
             vectors=tuple(tuple(float(x) for x in vector) for vector in vectors),
             dimensions=self._encoder.dimensions,
@@ -423,25 +442,6 @@ class Router:
             fingerprint=self._encoder.fingerprint,
             semantic=self._encoder.semantic,
         )
-
-    async def report(self, request: ReportOutcome, call: Call) -> OutcomeNoted:
-        """Keep what became of a decision, where the operator wants that.
-
-        Raises:
-            InvalidMessage: It was corrected, and to whom is not said.
-        """
-        if request.outcome == "corrected" and not request.agent:
-            raise InvalidMessage("/agent: is needed with outcome `corrected`", field="/agent")
-        if not self._settings.router_feedback:
-            return OutcomeNoted(
-                kept=False,
-                reason="outcomes are not kept here; LMOS_ROUTER_FEEDBACK=true keeps them",
-            )
-        record = {"at": time.time(), **request.model_dump(mode="json", exclude_none=True)}
-        await self._bus.transport.stream(FEEDBACK).append(
-            subjects.feedback(call.tenant, request.outcome), json.dumps(record).encode()
-        )
-        return OutcomeNoted(kept=True)
 
     async def status(self, request: RouterStatus, call: Call) -> RouterState:
         """How the router is."""

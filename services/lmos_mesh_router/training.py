@@ -33,7 +33,7 @@ MOST_ROWS = 50_000
 _GIVEN, _LEARNED = "given.npz", "learned.npz"
 _METHODS: tuple[Method, ...] = ("head", "instant")
 _KINDS = ("example", "name", "description", "agent")
-_GIVES_WAY = 5
+_GIVES_WAY = 10
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -65,7 +65,7 @@ async def train_apart(matrix: EvidenceMatrix) -> Lesson:
     said_of = await asyncio.to_thread(matrix.said_of)
     with tempfile.TemporaryDirectory(prefix="lmos-router-") as directory:
         place = Path(directory)
-        given = numbers_of(matrix)
+        given = cast("Any", numbers_of(matrix))
         await asyncio.to_thread(lambda: np.savez(place / _GIVEN, **given))
         command = tethered(
             [sys.executable, "-m", "lmos_mesh_router.training", directory], signal.SIGKILL

@@ -12,7 +12,14 @@ from pydantic_core import to_json
 
 from lmos_mesh import subjects
 from lmos_mesh.endpoint import Message
-from lmos_mesh.messages import DEFAULT_CHANNEL, Answer, Turn, Utterance
+from lmos_mesh.messages import (
+    DEFAULT_CHANNEL,
+    Answer,
+    Candidate,
+    Decision,
+    Turn,
+    Utterance,
+)
 from lmos_mesh.transport import Bucket, Log
 
 CONVERSATIONS = Bucket(name="lmos_conversations", tokens=2)
@@ -190,16 +197,28 @@ def answer_of(turn: Turn, conversation: str) -> Answer:
     )
 
 
-def ask_back(choices: Sequence[tuple[str, str]]) -> str:
+def likely(decision: Decision) -> Sequence[Candidate]:
+    """What to offer when no agent was chosen: those that it could be, then the others."""
+    could_be = set(decision.could_be) if decision.outcome == "unsure" else set[str]()
+    return sorted(decision.candidates, key=lambda one: one.agent not in could_be)
+
+
+def ask_back(choices: Sequence[tuple[str, str]], *, out_of_scope: bool = False) -> str:
     """What to say when no agent is convincing.
 
     Args:
         choices: (capability, agent) of what the mesh could do, the nearest first.
+        out_of_scope: Whether it is about something that nobody here can do.
     """
     if not choices:
         return "Nobody here can help with that yet: no agent is running."
     named = "; ".join(f"{capability} ({agent})" for capability, agent in choices)
-    return f"I am not sure who can help with that. I could do this: {named}. What would you like?"
+    doubt = (
+        "I do not think that anybody here can help with that."
+        if out_of_scope
+        else "I am not sure who can help with that."
+    )
+    return f"{doubt} I could do this: {named}. What would you like?"
 
 
 def error_of(problem: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from lmos_mesh_runtime.conversation import (
     answer_of,
     ask_back,
     history_of,
+    likely,
     said_before,
 )
 from lmos_mesh_runtime.turns import Turns
@@ -172,9 +173,9 @@ class Runtime:
         if decision.outcome != "routed":
             choices = [
                 (one.capability_name or one.capability, one.agent)
-                for one in decision.candidates[:_CHOICES]
+                for one in likely(decision)[:_CHOICES]
             ]
-            text = ask_back(choices)
+            text = ask_back(choices, out_of_scope=decision.outcome == "out_of_scope")
             await call.send("delta", text)
             ended = turn.model_copy(
                 update={
@@ -215,7 +216,7 @@ class Runtime:
                 history=tuple(history[-10:]),
                 channel=request.channel,
                 subset=request.subset,
-                method="explicit" if request.agent else request.method or "vector",
+                method="explicit" if request.agent else request.method,
                 agent=request.agent,
             ),
             tenant=call.tenant,

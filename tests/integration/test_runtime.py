@@ -275,7 +275,7 @@ async def test_when_nobody_is_confident_the_mesh_asks_back_and_names_what_it_cou
     assert "view bill (billing)" in answer.answer
     assert "forecast (weather)" in answer.answer
     assert answer.decision is not None
-    assert answer.decision.outcome == "unsure"
+    assert answer.decision.outcome == "out_of_scope"
 
 
 async def test_where_no_agent_is_the_mesh_says_so(services: Deployment, tenant: str) -> None:

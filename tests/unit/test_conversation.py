@@ -247,8 +247,11 @@ def test_the_answer_of_a_turn_is_told_as_it_was() -> None:
 
 def test_asking_back_names_what_the_mesh_could_do() -> None:
     text = ask_back([("view bill", "billing"), ("forecast", "weather")])
+    other = ask_back([("view bill", "billing")], out_of_scope=True)
 
     assert "view bill (billing); forecast (weather)" in text
+    assert "not sure who" in text
+    assert "anybody here" in other
     assert "no agent is running" in ask_back([])
 
 

@@ -97,7 +97,7 @@ async def test_questions_overtake_the_texts_of_the_index() -> None:
         askers.create_task(embedder.embed(["first"]))
         await asyncio.to_thread(encoder.at_it.wait, SOON_S)
         index = [f"index {at}" for at in range(3 * BATCH)]
-        askers.create_task(embedder.embed(index, urgent=False))
+        askers.create_task(embedder.embed(index, urgency="later"))
         await asyncio.sleep(0)
         askers.create_task(embedder.embed(["question", "index 40"]))
         await asyncio.sleep(0)
