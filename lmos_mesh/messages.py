@@ -492,7 +492,7 @@ class ReportOutcome(Message):
         message: What the user said.
         decided: The agent that was chosen; empty if none was.
         outcome: It was right; it should have been `agent`; or a person had to help.
-        agent: The right one, where it was corrected.
+        agent: The right one, where it was corrected; `none` if nobody here is.
         turn: The turn that it is about.
     """
 
@@ -639,7 +639,7 @@ class FitFigures(Message):
 
     Attributes:
         threshold: The least confidence to route with.
-        in_scope_at: The least that the signals of a message in scope add up to.
+        in_scope_at: The least `Decision.in_scope` of a message that counts as in scope.
         temperature: What sharpens scores into probabilities.
         routed: The share of messages in scope that are routed.
         precision: The share of routed messages that go to the right agent.
