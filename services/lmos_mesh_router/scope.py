@@ -24,7 +24,6 @@ _NORMAL = (
     *(-1.8787, -1.5660, -1.4143, -1.2486, -1.0, -0.7791, -0.5117, -0.3188, -0.1540, 0.0),
     *(0.1540, 0.3188, 0.5117, 0.7791, 1.4143),
 )
-_AT_LEAST = SHARES.index(0.05)
 _HELD_BY = 20.0  # examples that count as much as the default
 
 
@@ -54,13 +53,8 @@ class Gate:
         )
 
     def share(self, score: float) -> float:
-        """The share of messages in scope that are as unusual as this score, or more.
-
-        At `least` it is one in twenty, also where `least` was set by messages out of scope.
-        """
-        known = self.known_scores()
-        moved = score - self.least + known[_AT_LEAST]
-        return float(np.interp(moved, known, SHARES, left=0.0, right=1.0))
+        """The share of messages in scope that are as unusual as this score, or more."""
+        return float(np.interp(score, self.known_scores(), SHARES, left=0.0, right=1.0))
 
     def known_scores(self) -> tuple[float, ...]:
         """The score at each of `SHARES`."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lmos_mesh import audit
+from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.directory import Directory
@@ -18,17 +18,22 @@ from lmos_mesh.membership import Membership, ThingKey
 from lmos_mesh.messages import (
     DECIDE,
     EMBED,
+    REPORT_OUTCOME,
     ROUTER_STATUS,
     Decide,
     Decision,
     Embed,
     Embedded,
     ModelUse,
+    OutcomeNoted,
+    ReportedOutcome,
+    ReportOutcome,
     RouterState,
     RouterStatus,
 )
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.things import Thing
+from lmos_mesh.transport import Log
 from lmos_mesh_router.deciding import (
     agent_before,
     cards,
@@ -64,9 +69,17 @@ from lmos_mesh_router.model_client import LanguageModel, ModelSettings, read_pro
 from lmos_mesh_router.prompts import Card, Prompts, prompt_for
 from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.splitting import Heard, Span, heard, parts, spans
-from lmos_mesh_router.tools import Tools
+from lmos_mesh_router.tools import NOBODY, Tools
 
 logger = logging.getLogger(__name__)
+
+FEEDBACK = Log(
+    name="LMOS_FEEDBACK",
+    subjects=("lmos.*.feedback.*",),
+    max_age_s=90 * 24 * 3600.0,
+    max_items=100_000,
+)
+"""What was reported, at `lmos.{tenant}.feedback.{outcome}`, as a `ReportedOutcome`."""
 
 READY_S = 20.0
 """How long a router waits with its first answer for everything to be embedded."""
@@ -139,12 +152,13 @@ class Router:
         self._fits = Fits(bus, encoder.fingerprint)
         await self._fits.follow()
         tools = Tools(
-            bus=bus,
             index=self._index,
             directory=self._directory,
             fits=self._fits,
             encoder=encoder,
             threshold=self._settings.router_threshold,
+            in_scope=Policy().in_scope,
+            feedback=bus.transport.stream(FEEDBACK),
             keeps_feedback=self._settings.router_feedback,
         )
         bus.spawn(self._index.run(), name="index")
@@ -159,6 +173,7 @@ class Router:
                 route(DECIDE, self.decide),
                 route(EMBED, self.embed),
                 route(ROUTER_STATUS, self.status),
+                route(REPORT_OUTCOME, self.report),
                 *tools.routes(),
             ],
         )
@@ -189,9 +204,10 @@ class Router:
         learned = self._fits.learned(tenant, request.channel, view.learned)
         return view if learned is view.learned else View(learned, view.eligible)
 
-    def _threshold(self, request: Decide, call: Call) -> float:
-        default = self._settings.router_threshold
-        return self._fits.threshold(call.tenant, request.channel, default)
+    def _policy(self, request: Decide, call: Call, policy: Policy) -> Policy:
+        """What is sure enough: by the settings, the channel's numbers, the caller."""
+        fit = self._fits.of(call.tenant, request.channel)
+        return policy_for(policy if fit is None else fit.policy(policy), request.threshold)
 
     # -- deciding --
 
@@ -353,8 +369,8 @@ class Router:
             if used is not None:
                 times["model"] = _ms(began)
         else:
-            policy = Policy(route=self._threshold(request, call))
-            settled = alone(seen_of(ranking), policy_for(policy, request.threshold))
+            policy = self._policy(request, call, Policy(route=self._settings.router_threshold))
+            settled = alone(seen_of(ranking), policy)
         return decision_of(
             settled,
             ranking,
@@ -378,8 +394,8 @@ class Router:
     ) -> tuple[Settled, Ranking, ModelUse | None]:
         """What is decided where a language model may be asked; and what was asked of it."""
         settings = self._settings
-        policy = policy_for(
-            settings.policy(method, route=self._threshold(request, call)), request.threshold
+        policy = self._policy(
+            request, call, settings.policy(method, route=settings.router_threshold)
         )
         seen = seen_of(ranking)
         if method == "llm":
@@ -442,6 +458,40 @@ class Router:
             fingerprint=self._encoder.fingerprint,
             semantic=self._encoder.semantic,
         )
+
+    async def report(self, request: ReportOutcome, call: Call) -> OutcomeNoted:
+        """Keep what became of a decision, where the operator wants that.
+
+        Raises:
+            InvalidMessage: It does not say who was right, or names somebody who is not there.
+        """
+        if request.outcome == "accepted" and not request.decided:
+            raise InvalidMessage("/decided: is needed with outcome `accepted`", field="/decided")
+        if request.outcome == "corrected" and not request.agent:
+            raise InvalidMessage("/agent: is needed with outcome `corrected`", field="/agent")
+        if not self._settings.router_feedback:
+            return OutcomeNoted(
+                kept=False,
+                reason="outcomes are not kept here; LMOS_ROUTER_FEEDBACK=true keeps them",
+            )
+        if request.outcome == "corrected" and request.agent != NOBODY:
+            membership = self._membership
+            if not membership.subsets(call.tenant, request.agent):
+                near = membership.near(call.tenant, request.agent)
+                raise InvalidMessage(
+                    f"/agent: no agent is named {request.agent!r}",
+                    hint=f"did you mean {', '.join(near)}?" if near else "see `lmos agents`",
+                    field="/agent",
+                )
+        told = request.model_dump(include=set(ReportOutcome.model_fields))
+        kept = ReportedOutcome(**told, at=time.time())
+        same = f"{call.tenant}/{request.turn}/{request.outcome}/{request.agent}"
+        await self._bus.transport.stream(FEEDBACK).append(
+            f"lmos.{subjects.escape(call.tenant)}.feedback.{request.outcome}",
+            kept.model_dump_json(exclude_defaults=True).encode(),
+            message_id=same if request.turn else "",
+        )
+        return OutcomeNoted(kept=True)
 
     async def status(self, request: RouterStatus, call: Call) -> RouterState:
         """How the router is."""
