@@ -160,7 +160,7 @@ async def _route(
             message=request.message,
             decided=decision.agent,
             outcome=verdict,
-            agent="" if right.casefold() in NOBODY else right,
+            agent="none" if right.casefold() in NOBODY else right,
             channel=request.channel,
             subset=request.subset,
         )

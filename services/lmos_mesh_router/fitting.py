@@ -20,6 +20,7 @@ from lmos_mesh_router import calibration as calibrating
 from lmos_mesh_router import scope
 from lmos_mesh_router.calibration import Calibration, Judged, by_agent, probabilities
 from lmos_mesh_router.evidence import EvidenceMatrix, Mask, Query
+from lmos_mesh_router.hybrid import Policy
 from lmos_mesh_router.ranking import Learned, Measured, Method, measure
 from lmos_mesh_router.scope import Gate
 
@@ -31,6 +32,7 @@ MOST = 4_000
 
 _FOLDS = 5
 _LEAST_ACCEPTED = 0.9
+_LEAST_SHARE = 0.001
 _DOUBT = 0.5  # standard errors
 _HELD_BY = 20.0  # messages for nobody that count as much as the gate without any
 _METHODS: tuple[Method, ...] = ("head", "instant")
@@ -96,6 +98,7 @@ class Fit(Message):
 
     Attributes:
         threshold: The least confidence to route with.
+        in_scope: The least share of messages in scope that must be as far out.
         methods: By how it is scored.
         rows: Messages that it was fitted on; `strangers` of them are for nobody.
         at: Unix seconds.
@@ -105,6 +108,7 @@ class Fit(Message):
 
     form: Literal[1] = 1
     threshold: Share
+    in_scope: Share = 1 - scope.ACCEPTED
     methods: dict[Method, FittedMethod]
     rows: int = 0
     strangers: int = 0
@@ -119,6 +123,11 @@ class Fit(Message):
             calibration={**learned.calibration, **calibration},
             gate={**learned.gate, **gate},
         )
+
+    def policy(self, policy: Policy) -> Policy:
+        """What is sure enough, by these numbers."""
+        reject = min(policy.reject, self.in_scope)
+        return replace(policy, route=self.threshold, in_scope=self.in_scope, reject=reject)
 
     def write(self) -> bytes:
         """As it is kept."""
@@ -180,6 +189,7 @@ class _Numbers(NamedTuple):
     """What is between scores and a decision."""
 
     threshold: float
+    in_scope: float
     calibration: Mapping[Method, Calibration]
     gate: Mapping[Method, Gate]
 
@@ -204,6 +214,7 @@ def fit(
     *,
     threshold: float,
     precision: float,
+    in_scope: float = 1 - scope.ACCEPTED,
     now: Fit | None = None,
     eligible: Mask | None = None,
     seed: int = 0,
@@ -216,6 +227,7 @@ def fit(
         learned: What the router knows, with the numbers that it has without labelled messages.
         threshold: The least confidence that it routes with then.
         precision: How many of what is routed shall go to the right agent.
+        in_scope: The least share of messages in scope that must be as far out then.
         now: What it decides by now, to compare with.
         eligible: The classes that may be chosen.
         seed: Which messages are held out together.
@@ -229,11 +241,11 @@ def fit(
         raise ValueError(f"{inside} messages for agents that may be chosen here are too few")
     heard = [found for one in known if (found := _hear(one, learned, eligible)) is not None]
     matrix = learned.matrix
-    plain = _Numbers(threshold, learned.calibration, learned.gate)
+    plain = _Numbers(threshold, in_scope, learned.calibration, learned.gate)
     before = plain
     if now is not None:
         applied = now.applied_to(learned)
-        before = _Numbers(now.threshold, applied.calibration, applied.gate)
+        before = _Numbers(now.threshold, now.in_scope, applied.calibration, applied.gate)
     best = _fitted(heard, matrix, plain, precision)
     held: list[_Told] = []
     for told, others in _folds(heard, seed):
@@ -243,6 +255,7 @@ def fit(
     served = heard[0].served.method
     fitted = Fit(
         threshold=best.threshold,
+        in_scope=best.in_scope,
         methods={
             method: FittedMethod.of(best.calibration[method], best.gate[method])
             for method in _METHODS
@@ -300,12 +313,12 @@ def _fitted(
             continue
         judged = [Judged(one.scores, matrix.agent_of[one.classes], agent) for one, agent in inside]
         calibration[method] = calibrating.fit(judged, now.calibration[method])
-        gate[method] = _gate(
-            _signals(one for one, _ in inside),
-            _signals(one for one, agent in own if agent is None),
-            now.gate[method],
-        )
-    numbers = _Numbers(0.0, calibration, gate)
+        gate[method] = scope.fit(_signals(one for one, _ in inside), now.gate[method])
+    in_scope = _least_share(heard, gate, now.in_scope)
+    for method, one in gate.items():
+        least = float(np.interp(in_scope, scope.SHARES, one.known_scores()))
+        gate[method] = replace(one, least=least)
+    numbers = _Numbers(0.0, in_scope, calibration, gate)
     told = [one for one in (_decided(one, matrix, numbers) for one in heard) if one.passes]
     return numbers._replace(threshold=_least_confidence(told, precision, now.threshold))
 
@@ -332,38 +345,39 @@ def _signals(measured: Iterable[Measured]) -> npt.NDArray[np.float64]:
     return np.array([one.signals for one in measured], np.float64).reshape(-1, 4)
 
 
-def _gate(inside: npt.NDArray[np.float64], outside: npt.NDArray[np.float64], now: Gate) -> Gate:
-    """The gate that tells both apart best and turns few away that are in scope.
+def _least_share(heard: Sequence[_Heard], gate: Mapping[Method, Gate], default: float) -> float:
+    """How far out a message may be: what tells both kinds apart best, and turns few away.
 
-    With few messages for nobody it stays near the one that knows of none.
+    With few messages for nobody it stays near what holds without any.
     """
-    gate = scope.fit(inside, now)
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    for one in heard:
+        own = gate[one.served.method]
+        shares[one.agent is not None].append(own.share(own.score(one.served.signals)))
+    inside, outside = np.sort(shares[True]), np.sort(shares[False])
     if not len(outside):
-        return gate
-    usual, spread = np.array(gate.usual), np.array(gate.spread)
-    accepted = np.sort(((inside - usual) / spread).sum(axis=1))
-    strange = np.sort(((outside - usual) / spread).sum(axis=1))
-    tried = np.unique(np.concatenate([accepted, strange]))
-    passing = 1 - np.searchsorted(accepted, tried) / len(accepted)
-    turned_away = np.searchsorted(strange, tried) / len(strange)
+        return default
+    tried = np.linspace(_LEAST_SHARE, 1 - _LEAST_ACCEPTED, 100)
+    passing = 1 - np.searchsorted(inside, tried) / len(inside)
+    turned_away = np.searchsorted(outside, tried) / len(outside)
     worth = np.where(passing >= _LEAST_ACCEPTED, passing + turned_away, -1.0)
-    at = int(worth.argmax())
-    # Between the last that is turned away and the first that passes.
-    best = float(tried[at] if at == 0 else (tried[at - 1] + tried[at]) / 2)
-    own = len(strange) / (len(strange) + _HELD_BY)
-    return replace(gate, least=own * best + (1 - own) * gate.least)
+    # In the middle of all that are as good.
+    best = float(np.median(tried[worth >= worth.max() - 1e-9]))
+    own = len(outside) / (len(outside) + _HELD_BY)
+    return own * best + (1 - own) * default
 
 
 def _decided(heard: _Heard, matrix: EvidenceMatrix, numbers: _Numbers) -> _Told:
     one = heard.served
     shares = probabilities(one.scores, numbers.calibration[one.method].temperature)
     agents = by_agent(shares, matrix.agent_of[one.classes])
+    gate = numbers.gate[one.method]
     # Of equals the first by name, as they are ranked.
     first = min(agents, key=lambda at: (-agents[at], matrix.agents[at]))
     return _Told(
         agents[first],
         first == heard.agent,
-        numbers.gate[one.method].accepts(one.signals),
+        gate.share(gate.score(one.signals)) >= numbers.in_scope,
         heard.agent is not None,
         numbers.threshold,
     )
@@ -377,7 +391,7 @@ def _figures(told: Sequence[_Told], numbers: _Numbers, served: Method) -> FitFig
     )
     return FitFigures(
         threshold=round(numbers.threshold, 4),
-        in_scope_at=round(numbers.gate[served].least, 4),
+        in_scope_at=round(numbers.in_scope, 4),
         temperature=round(numbers.calibration[served].temperature, 4),
         accuracy=_share([one.right for one in inside]),
         routed=_share([one.routed for one in inside]),

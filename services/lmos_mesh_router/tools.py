@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from lmos_mesh import subjects
-from lmos_mesh.bus import Bus, Route, route
+from lmos_mesh.bus import Route, route
 from lmos_mesh.calls import Call
 from lmos_mesh.codec import decode
 from lmos_mesh.directory import Directory
@@ -16,20 +16,17 @@ from lmos_mesh.messages import (
     FIT_ROUTER,
     LINT_EXAMPLES,
     LIST_OUTCOMES,
-    REPORT_OUTCOME,
     FitRouter,
     Fitted,
     Labelled,
     LintExamples,
     LintFound,
     ListOutcomes,
-    OutcomeNoted,
     OutcomesListed,
     ReportedOutcome,
-    ReportOutcome,
 )
 from lmos_mesh.things import Thing
-from lmos_mesh.transport import Log
+from lmos_mesh.transport import Stream
 from lmos_mesh_router.encoder import Encoder
 from lmos_mesh_router.evidence import EvidenceMatrix, Mask, Query
 from lmos_mesh_router.fits import Fits
@@ -37,13 +34,8 @@ from lmos_mesh_router.fitting import FEWEST, MOST, Known, Outcome, fit
 from lmos_mesh_router.linting import lint
 from lmos_mesh_router.ranking import Learned
 
-FEEDBACK = Log(
-    name="LMOS_FEEDBACK",
-    subjects=("lmos.*.feedback.*",),
-    max_age_s=90 * 24 * 3600.0,
-    max_items=100_000,
-)
-"""What was reported, at `lmos.{tenant}.feedback.{outcome}`, as a `ReportedOutcome`."""
+NOBODY = "none"
+"""What stands for nobody in an outcome that was corrected."""
 
 _PAGE = 1000
 _AT_A_TIME = 64
@@ -77,27 +69,29 @@ class Knowledge(Protocol):
 
 
 class Tools:
-    """Serves `lint`, `fit`, `report` and `reported`.
+    """Serves `lint`, `fit` and `reported`.
 
     Args:
-        bus: Where outcomes are kept.
         index: What the router knows.
         directory: Who is registered.
         fits: What was fitted.
         encoder: What turns text into vectors.
         threshold: The least confidence to route with where nothing was fitted.
+        in_scope: The least share of messages in scope that must be as far out then.
+        feedback: Where outcomes are kept, each as a `ReportedOutcome`.
         keeps_feedback: Whether the operator wants outcomes to be kept.
     """
 
     def __init__(
         self,
         *,
-        bus: Bus,
         index: Knowledge,
         directory: Directory,
         fits: Fits,
         encoder: Encoder,
         threshold: float,
+        in_scope: float,
+        feedback: Stream,
         keeps_feedback: bool,
     ) -> None:
         self._index = index
@@ -105,8 +99,9 @@ class Tools:
         self._fits = fits
         self._encoder = encoder
         self._threshold = threshold
+        self._in_scope = in_scope
         self._keeps = keeps_feedback
-        self._feedback = bus.transport.stream(FEEDBACK)
+        self._feedback = feedback
         # Both take a core for seconds; decisions need the other one.
         self._one_at_a_time = asyncio.Lock()
 
@@ -115,7 +110,6 @@ class Tools:
         return [
             route(LINT_EXAMPLES, self.lint),
             route(FIT_ROUTER, self.fit),
-            route(REPORT_OUTCOME, self.report),
             route(LIST_OUTCOMES, self.reported),
         ]
 
@@ -217,6 +211,7 @@ class Tools:
             known,
             sight.learned,
             threshold=self._threshold,
+            in_scope=self._in_scope,
             precision=request.precision,
             now=self._fits.of(tenant, channel),
             eligible=sight.eligible,
@@ -232,42 +227,10 @@ class Tools:
             if one.outcome == "accepted" and one.decided:
                 truth[one.message] = one.decided
             elif one.outcome == "corrected":
-                truth[one.message] = one.agent
+                truth[one.message] = "" if one.agent == NOBODY else one.agent
         return [Labelled(message=message, agent=agent) for message, agent in truth.items()]
 
     # -- what became of decisions --
-
-    async def report(self, request: ReportOutcome, call: Call) -> OutcomeNoted:
-        """Keep what became of a decision, if the operator wants it kept.
-
-        Raises:
-            InvalidMessage: It names an agent that is not there.
-        """
-        if not self._keeps:
-            return OutcomeNoted(
-                kept=False,
-                reason="outcomes are not kept here; LMOS_ROUTER_FEEDBACK=true keeps them",
-            )
-        if request.outcome == "accepted" and not request.decided:
-            raise InvalidMessage("/decided: is needed to accept it", field="/decided")
-        if request.outcome == "corrected" and request.agent:
-            names = {key.name for key in self._agents(call.tenant)}
-            if request.agent not in names:
-                near = self._directory.membership.near(call.tenant, request.agent)
-                raise InvalidMessage(
-                    f"/agent: no agent is named {request.agent!r}",
-                    hint=f"did you mean {', '.join(near)}?" if near else "see `lmos agents`",
-                    field="/agent",
-                )
-        kept = ReportedOutcome(**request.model_dump(include=_REPORTED), at=time.time())
-        subject = f"lmos.{subjects.escape(call.tenant)}.feedback.{request.outcome}"
-        same = f"{call.tenant}/{request.turn}/{request.outcome}/{request.agent}"
-        await self._feedback.append(
-            subject,
-            kept.model_dump_json(exclude_defaults=True).encode(),
-            message_id=same if request.turn else "",
-        )
-        return OutcomeNoted(kept=True)
 
     async def reported(self, request: ListOutcomes, call: Call) -> OutcomesListed:
         """What was reported, the latest first."""
@@ -295,9 +258,6 @@ class Tools:
                     continue  # written by somebody else
             if len(page) < _PAGE:
                 return found
-
-
-_REPORTED = {"message", "decided", "outcome", "agent", "channel", "subset", "turn"}
 
 
 def _places(matrix: EvidenceMatrix, eligible: Mask) -> dict[str, int]:

@@ -8,6 +8,7 @@ import pytest
 
 from lmos_mesh_router.evidence import Query
 from lmos_mesh_router.fitting import FEWEST, Fit, Known, fit
+from lmos_mesh_router.hybrid import Policy
 from lmos_mesh_router.learning import learn
 from lmos_mesh_router.ranking import Learned, rank
 from tests.router_fleets import DIMENSIONS, WORDS, fleet, near, unit
@@ -34,7 +35,10 @@ def with_wrong_numbers() -> Learned:
             method: replace(one, temperature=one.temperature / 8)
             for method, one in LEARNED.calibration.items()
         },
-        gate={method: replace(one, least=-60.0) for method, one in LEARNED.gate.items()},
+        gate={
+            method: replace(one, scores=tuple(score - 60 for score in one.known_scores()))
+            for method, one in LEARNED.gate.items()
+        },
     )
 
 
@@ -79,8 +83,19 @@ def test_the_gate_turns_away_few_that_are_in_scope() -> None:
     outcome = fit(messages(200, 100), LEARNED, threshold=0.0, precision=0.5)
     applied = outcome.fit.applied_to(LEARNED)
 
-    passed = [rank(one.query, applied).in_scope for one in messages(200, 0)]
+    rankings = [rank(one.query, applied) for one in messages(200, 0)]
+    passed = [one.share >= outcome.fit.in_scope for one in rankings]
     assert sum(passed) / len(passed) >= 0.88
+    # Whoever goes by the score decides alike.
+    assert [one.in_scope for one in rankings] == passed
+
+
+def test_what_is_sure_enough_goes_by_what_was_fitted() -> None:
+    fitted = Fit(threshold=0.7, in_scope=0.004, methods={})
+
+    policy = fitted.policy(Policy(route=0.5, in_scope=0.05, reject=0.01, sure=0.9))
+
+    assert (policy.route, policy.in_scope, policy.reject, policy.sure) == (0.7, 0.004, 0.004, 0.9)
 
 
 def test_without_messages_for_nobody_it_says_that_some_would_help() -> None:
