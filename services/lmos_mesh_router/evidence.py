@@ -13,6 +13,7 @@ or subset may see is a mask over classes, not a matrix of its own.
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -198,32 +199,32 @@ class Block:
 class EvidenceMatrix:
     """All evidence at one moment, sorted by class.
 
+    A decision looks at few classes closely, and finds their rows in the blocks of their agents.
+    So a new matrix with other blocks for some agents is made without copying any row; the
+    properties that have them all side by side are put together when they are first asked for.
+
     Attributes:
-        evidence: One per row; those said of whole agents come last.
-        vectors: Unit vectors by meaning, float32[rows, d].
-        words: Unit vectors by spelling, float16[rows, w]; no columns where spelling is all there
-            is and `vectors` has it.
-        weights: What each row counts, float32[rows].
+        parts: The blocks of the agents, in order.
+        widths: How long vectors are, by meaning and by spelling; the latter is 0 where spelling
+            is all there is and vectors by meaning have it.
         classes: The capabilities, in the order of their rows.
         starts: Where each class begins, int64[classes + 1]; rows from `starts[-1]` on are said of
             whole agents.
         agents: In the order of their classes.
         agent_of: The agent of each class, int64[classes].
-        centroids: The direction of each class, by meaning and spelling, float32[classes, d + w].
+        first_of: The first class of each agent, int64[agents + 1].
         means: The direction of each class by meaning alone, float32[classes, d].
         masses: The sum of the weights of each class, float32[classes].
         of_agents: Where the rows said of each whole agent begin, int64[agents + 1].
     """
 
-    evidence: tuple[Evidence, ...]
-    vectors: Floats
-    words: npt.NDArray[np.float16]
-    weights: Floats
+    parts: tuple[Block, ...] = field(repr=False)
+    widths: tuple[int, int]
     classes: tuple[ClassKey, ...]
     starts: Rows
     agents: tuple[ThingKey, ...]
     agent_of: Rows
-    centroids: Floats = field(repr=False)
+    first_of: Rows
     means: Floats = field(repr=False)
     masses: Floats = field(repr=False)
     of_agents: Rows = field(repr=False)
@@ -255,76 +256,87 @@ class EvidenceMatrix:
             words: How long vectors by spelling are.
         """
         own = sorted((one for one in blocks if one.capabilities), key=lambda one: one.key)
-        cuts = [int(one.starts[-1]) for one in own]
-        ends = np.cumsum([0, *cuts])
-        rest = np.cumsum(
-            [0, *(len(one.evidence) - cut for one, cut in zip(own, cuts, strict=True))]
-        )
-        pairs = list(zip(own, cuts, strict=True))
-        evidence = [
-            *chain.from_iterable(one.evidence[:cut] for one, cut in pairs),
-            *chain.from_iterable(one.evidence[cut:] for one, cut in pairs),
-        ]
-
-        def rows(parts: Callable[[Block], npt.NDArray[Any]], none: npt.NDArray[Any]) -> Any:
-            heads = [parts(one)[:cut] for one, cut in pairs]
-            return np.concatenate([*heads, *(parts(one)[cut:] for one, cut in pairs), none])
-
-        def classes(parts: Callable[[Block], npt.NDArray[Any]], none: npt.NDArray[Any]) -> Any:
-            return np.concatenate([*(parts(one) for one in own), none])
-
-        nothing = np.zeros(0, np.float32)
-        no_vectors = np.zeros((0, dimensions), np.float32)
+        counts = np.array([len(one.capabilities) for one in own], np.int64)
+        ends = np.cumsum([0, *(int(one.starts[-1]) for one in own)])
+        more = np.cumsum([0, *(len(one.evidence) - int(one.starts[-1]) for one in own)])
+        begins = [one.starts[:-1] + end for one, end in zip(own, ends[:-1], strict=True)]
+        none = np.zeros((0, dimensions), np.float32)
         return cls(
-            tuple(evidence),
-            rows(lambda one: one.vectors, no_vectors),
-            rows(lambda one: one.words, np.zeros((0, words), np.float16)),
-            rows(lambda one: one.weights, nothing),
+            tuple(own),
+            (dimensions, words),
             tuple(ClassKey(one.key, name) for one in own for name in one.capabilities),
-            np.concatenate(
-                [
-                    *(one.starts[:-1] + end for one, end in zip(own, ends[:-1], strict=True)),
-                    ends[-1:],
-                ]
-            ).astype(np.int64),
+            np.concatenate([*begins, ends[-1:]]).astype(np.int64),
             tuple(one.key for one in own),
-            np.repeat(np.arange(len(own)), [len(one.capabilities) for one in own]),
-            classes(lambda one: one.centroids, np.zeros((0, dimensions + words), np.float32)),
-            classes(lambda one: one.means, no_vectors),
-            classes(lambda one: one.masses, nothing),
-            rest + ends[-1],
+            np.repeat(np.arange(len(own)), counts),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.concatenate([*(one.means for one in own), none]),
+            np.concatenate([*(one.masses for one in own), none[:, 0]]),
+            more + ends[-1],
         )
+
+    @cached_property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """One per row; those said of whole agents come last."""
+        heads = (one.evidence[: one.starts[-1]] for one in self.parts)
+        tails = (one.evidence[one.starts[-1] :] for one in self.parts)
+        return tuple(chain(chain.from_iterable(heads), chain.from_iterable(tails)))
+
+    @cached_property
+    def vectors(self) -> Floats:
+        """Unit vectors by meaning, float32[rows, d]."""
+        return self._rows(lambda one: one.vectors, np.zeros((0, self.widths[0]), np.float32))
+
+    @cached_property
+    def words(self) -> npt.NDArray[np.float16]:
+        """Unit vectors by spelling, float16[rows, w]."""
+        return self._rows(lambda one: one.words, np.zeros((0, self.widths[1]), np.float16))
+
+    @cached_property
+    def weights(self) -> Floats:
+        """What each row counts, float32[rows]."""
+        return self._rows(lambda one: one.weights, np.zeros(0, np.float32))
+
+    @cached_property
+    def centroids(self) -> Floats:
+        """The direction of each class, by meaning and spelling, float32[classes, d + w]."""
+        none = np.zeros((0, sum(self.widths)), np.float32)
+        return np.concatenate([*(one.centroids for one in self.parts), none])
+
+    def _rows(
+        self, part: Callable[[Block], npt.NDArray[Any]], none: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        heads = [part(one)[: one.starts[-1]] for one in self.parts]
+        tails = [part(one)[one.starts[-1] :] for one in self.parts]
+        return np.concatenate([*heads, *tails, none])
+
+    def part_of(self, at: int) -> tuple[Block, slice]:
+        """Where the rows of a class are: in which block, and which there."""
+        agent = int(self.agent_of[at])
+        part = self.parts[agent]
+        own = at - int(self.first_of[agent])
+        return part, slice(int(part.starts[own]), int(part.starts[own + 1]))
+
+    def centroid(self, at: int) -> Floats:
+        """The direction of one class, by meaning and spelling."""
+        agent = int(self.agent_of[at])
+        return self.parts[agent].centroids[at - int(self.first_of[agent])]
+
+    def said(self, at: int, row: int) -> Evidence:
+        """The evidence in a row of a class."""
+        part, own = self.part_of(at)
+        return part.evidence[own.start + row - int(self.starts[at])]
 
     def blocks(self) -> dict[ThingKey, Block]:
-        """The parts of which `of` makes the same matrix again; they share its memory."""
-        first = np.searchsorted(self.agent_of, np.arange(len(self.agents) + 1)).tolist()
-        found: dict[ThingKey, Block] = {}
-        for at, key in enumerate(self.agents):
-            own = slice(first[at], first[at + 1])
-            starts = self.starts[first[at] : first[at + 1] + 1]
-            begin, end = int(starts[0]), int(starts[-1])
-            more = slice(int(self.of_agents[at]), int(self.of_agents[at + 1]))
-            found[key] = Block(
-                key,
-                self.evidence[begin:end] + self.evidence[more],
-                _both(self.vectors, slice(begin, end), more),
-                _both(self.words, slice(begin, end), more),
-                _both(self.weights, slice(begin, end), more),
-                tuple(one.capability for one in self.classes[own]),
-                starts - begin,
-                self.centroids[own],
-                self.means[own],
-                self.masses[own],
-            )
-        return found
+        """The parts of which `of` makes the same matrix again."""
+        return {one.key: one for one in self.parts}
 
     def __len__(self) -> int:
-        return len(self.evidence)
+        return int(self.of_agents[-1])
 
     @property
     def features(self) -> int:
         """How long a vector by meaning and spelling is."""
-        return self.vectors.shape[1] + self.words.shape[1]
+        return sum(self.widths)
 
     def class_rows(self, at: int) -> slice:
         """The rows of one class."""
@@ -333,8 +345,7 @@ class EvidenceMatrix:
     def joined(self, rows: slice | Rows | None = None) -> Floats:
         """Rows by meaning and spelling together, float32[rows, d + w]."""
         chosen = slice(None) if rows is None else rows
-        spelled = self.words[chosen].astype(np.float32) * np.float32(WORDS_WEIGHT)
-        return np.concatenate([self.vectors[chosen], spelled], axis=1)
+        return side_by_side(self.vectors[chosen], self.words[chosen])
 
     def targets(self) -> Floats:
         """Which classes each row speaks for, float32[rows, classes]; every row sums to one."""
@@ -363,10 +374,17 @@ class EvidenceMatrix:
 
     def said_of(self) -> Mapping[ClassKey, frozenset[str]]:
         """The texts of each class: two matrices say the same of a class when these are equal."""
-        return {
-            key: frozenset(one.text for one in self.evidence[self.class_rows(at)])
-            for at, key in enumerate(self.classes)
-        }
+        found: dict[ClassKey, frozenset[str]] = {}
+        for at, key in enumerate(self.classes):
+            part, rows = self.part_of(at)
+            found[key] = frozenset(one.text for one in part.evidence[rows])
+        return found
+
+
+def side_by_side(vectors: Floats, words: npt.NDArray[np.float16]) -> Floats:
+    """Rows by meaning and spelling together, float32[rows, d + w]."""
+    spelled = words.astype(np.float32) * np.float32(WORDS_WEIGHT)
+    return np.concatenate([vectors, spelled], axis=1)
 
 
 def joined(query: Query) -> Floats:
@@ -374,13 +392,6 @@ def joined(query: Query) -> Floats:
     if not len(query.words):
         return query.vector
     return np.concatenate([query.vector, query.words * np.float32(WORDS_WEIGHT)])
-
-
-def _both(rows: npt.NDArray[Any], first: slice, second: slice) -> npt.NDArray[Any]:
-    """Two ranges of rows; a copy only if the second has any."""
-    if second.start == second.stop:
-        return rows[first]
-    return np.concatenate([rows[first], rows[second]])
 
 
 def _centroids(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmos_mesh_router.evidence import ClassKey, EvidenceMatrix, Floats, Rows
+from lmos_mesh_router.evidence import ClassKey, EvidenceMatrix, Floats, Rows, side_by_side
 
 RIDGE = 0.05
 """How strongly weights are held near zero. From 0.01 to 0.1 alike on CLINC150 validation data."""
@@ -171,13 +171,15 @@ def local_ridge(matrix: EvidenceMatrix, joined: Floats, classes: Rows) -> npt.ND
     of: list[int] = []
     weights: list[Floats] = []
     for number, at in enumerate(classes.tolist()):
-        rows = np.arange(int(matrix.starts[at]), int(matrix.starts[at + 1]))
-        if len(rows) > _LOCAL_ROWS:
-            near = matrix.vectors[rows] @ joined[: matrix.vectors.shape[1]]
-            rows = rows[np.sort(np.argpartition(-near, _LOCAL_ROWS)[:_LOCAL_ROWS])]
-        found.append(matrix.joined(rows))
-        weights.append(matrix.weights[rows])
-        of.extend([number] * len(rows))
+        part, own = matrix.part_of(at)
+        vectors, words, own_weights = part.vectors[own], part.words[own], part.weights[own]
+        if len(vectors) > _LOCAL_ROWS:
+            near = vectors @ joined[: vectors.shape[1]]
+            rows = np.sort(np.argpartition(-near, _LOCAL_ROWS)[:_LOCAL_ROWS])
+            vectors, words, own_weights = vectors[rows], words[rows], own_weights[rows]
+        found.append(side_by_side(vectors, words))
+        weights.append(own_weights)
+        of.extend([number] * len(vectors))
     chosen = np.concatenate(found)
     targets = np.full((len(chosen), len(classes)), -1 / len(classes), np.float32)
     targets[np.arange(len(chosen)), of] += 1

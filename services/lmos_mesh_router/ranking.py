@@ -223,7 +223,8 @@ def measure(
         claim = claims[classes].astype(np.float64)
     else:
         used = "instant"
-        closest = density + matrix.centroids[classes] @ whole
+        near_middle = np.stack([matrix.centroid(at) for at in classes.tolist()]) @ whole
+        closest = density + near_middle
         order = np.sort(np.argsort(-closest, kind="stable")[:_LOCAL])
         classes, density = classes[order], density[order]
         rows, similarities = rows[order], similarities[order]
@@ -267,21 +268,21 @@ def _densities(
 
     A kernel density (Parzen, 1962) on the scale of a cosine: between the mean and the highest.
     """
-    first, last = matrix.starts[classes], matrix.starts[classes + 1]
-    counts = last - first
+    parts = [matrix.part_of(at) for at in classes.tolist()]
+    counts = np.array([own.stop - own.start for _, own in parts])
     begins = np.cumsum(counts) - counts
     of = np.repeat(np.arange(len(classes)), counts)
-    rows = np.arange(len(of)) + (first - begins)[of]
-    near = matrix.vectors[rows] @ vector
+    near = np.concatenate([part.vectors[own] @ vector for part, own in parts])
+    weights = np.concatenate([part.weights[own] for part, own in parts])
     highest = np.maximum.reduceat(near, begins)
     apart = highest[of]
-    close = np.exp((near - apart) * np.float32(1 / _DENSITY_TEMPERATURE)) * matrix.weights[rows]
+    close = np.exp((near - apart) * np.float32(1 / _DENSITY_TEMPERATURE)) * weights
     share = np.add.reduceat(close, begins) / matrix.masses[classes]
     density = highest + np.float32(_DENSITY_TEMPERATURE) * np.log(share)
     # The first of each class that is as near as its nearest.
     at_best = np.flatnonzero(near == apart)
     best = at_best[np.searchsorted(at_best, begins)]
-    return density, rows[best], highest
+    return density, best - begins + matrix.starts[classes], highest
 
 
 def rank(query: Query, learned: Learned, eligible: Mask | None = None) -> Ranking:
@@ -337,5 +338,5 @@ def _ranked(
         matrix.classes[int(measured.classes[number])].capability,
         share / sum if sum else 0.0,
         float(measured.similarities[number]),
-        matrix.evidence[int(measured.rows[number])],
+        matrix.said(int(measured.classes[number]), int(measured.rows[number])),
     )
