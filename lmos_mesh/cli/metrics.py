@@ -254,8 +254,8 @@ def risk_coverage(
     right: list[float] = [0.0]
     for _, tied in groupby(order, key=lambda one: one[0]):
         own = list(tied)
-        each = sum(good for _, good in own) / len(own)
-        right.extend(right[-1] + each * (number + 1) for number in range(len(own)))
+        before, each = right[-1], sum(good for _, good in own) / len(own)
+        right.extend(before + each * (number + 1) for number in range(len(own)))
     total = len(order)
     wanted = (
         range(1, total + 1)
