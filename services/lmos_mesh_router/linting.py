@@ -227,10 +227,13 @@ def _goes_elsewhere(matrix: EvidenceMatrix, heard: _Heard) -> bool:
 def _misrouted(matrix: EvidenceMatrix, heard: _Heard) -> Finding:
     one = matrix.evidence[heard.row]
     at = matrix.classes.index(ClassKey(heard.agent, heard.capability))
-    rows = matrix.class_rows(at)
+    own = matrix.class_rows(at)
+    rows = list(range(int(own.start), int(own.stop)))
+    # People look for what they wrote; a phrase around a name they did not.
+    rows = [row for row in rows if _is_example(matrix, row)] or rows
     near = matrix.vectors[rows] @ matrix.vectors[heard.row]
     nearest = int(near.argmax())
-    other = matrix.evidence[int(rows.start) + nearest]
+    other = matrix.evidence[rows[nearest]]
     return Finding(
         kind="misrouted",
         agent=one.key.name,
