@@ -319,12 +319,14 @@ class EvidenceMatrix:
     def centroid(self, at: int) -> Floats:
         """The direction of one class, by meaning and spelling."""
         agent = int(self.agent_of[at])
-        return self.parts[agent].centroids[at - int(self.first_of[agent])]
+        found: Floats = self.parts[agent].centroids[at - int(self.first_of[agent])]
+        return found
 
     def said(self, at: int, row: int) -> Evidence:
         """The evidence in a row of a class."""
         part, own = self.part_of(at)
-        return part.evidence[own.start + row - int(self.starts[at])]
+        within: int = row - int(self.starts[at])
+        return part.evidence[own][within]
 
     def blocks(self) -> dict[ThingKey, Block]:
         """The parts of which `of` makes the same matrix again."""

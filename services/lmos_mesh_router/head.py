@@ -26,7 +26,7 @@ _Numbers = npt.NDArray[np.floating[Any]]
 
 _MEMORY = 10
 _LOCAL_RIDGE = 1.0
-_LOCAL_ROWS = 24  # per class; the nearest of them say as much as all
+_LOCAL_ROWS = 12  # per class; the nearest of them say as much as all
 
 
 @dataclass(frozen=True, eq=False)

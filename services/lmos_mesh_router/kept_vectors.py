@@ -66,7 +66,7 @@ class KeptVectors:
 
     def get(self, text: str) -> Vector | None:
         """The vector of a text, if it is kept."""
-        key = self._key(text)
+        key = self.key_of(text)
         vector = self._known.get(key)
         if vector is not None and key in self._old:
             self._old.discard(key)
@@ -75,7 +75,7 @@ class KeptVectors:
 
     def put(self, text: str, vector: Vector) -> None:
         """Keep a vector; it is written soon."""
-        key = self._key(text)
+        key = self.key_of(text)
         if key not in self._known and len(self._known) < self._most:
             self._known[key] = vector
             self._write(key, vector)
@@ -84,7 +84,8 @@ class KeptVectors:
         self._waiting.append((key, written(key, vector)))
         self._wake.set()
 
-    def _key(self, text: str) -> str:
+    def key_of(self, text: str) -> str:
+        """Under what the vector of a text is kept; the text cannot be told from it."""
         digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         return subjects.key(self._fingerprint, digest[:32])
 
