@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -57,14 +59,36 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def town(nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
+def model_url() -> Generator[str]:
+    """A language model that chooses by the words that a card and a message share."""
+    program = Path(__file__).parents[2] / "scripted_model.py"
+    command = [sys.executable, str(program), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def town(
+    nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory, model_url: str
+) -> Generator[Deployment]:
     """A mesh of its own, where outcomes are kept."""
     directory = tmp_path_factory.mktemp("router-tools")
     with session_server(nats_binary, directory) as url:
         deployment = Deployment(url, directory)
         try:
             deployment.service("registry")
-            deployment.services("router", "router", LMOS_ROUTER_FEEDBACK="true")
+            deployment.services(
+                "router",
+                "router",
+                LMOS_ROUTER_FEEDBACK="true",
+                LMOS_ROUTER_LLM_BASE_URL=model_url,
+                LMOS_ROUTER_LLM_MODEL="scripted",
+                LMOS_ROUTER_LLM_PRICE_PROMPT="100",
+            )
             agents = [
                 deployment.start_agent(
                     AGENT.format(name=name, description=description, capabilities=capabilities),
@@ -263,6 +287,26 @@ def test_eval_says_how_good_the_router_is(told: Told, tmp_path: Path) -> None:
     for said in ("accuracy", "AUROC", "ECE", "by agent, the worst first", "round trip"):
         assert said in shown
     assert fits(shown)
+
+
+@pytest.mark.usefixtures("at")
+def test_eval_says_how_often_a_language_model_was_asked_and_what_it_cost(
+    told: Told, tmp_path: Path
+) -> None:
+    file = ours(tmp_path)
+
+    assert evaluated(file, method="hybrid") == 0
+    hybrid = json.loads(told())
+    assert evaluated(file, method="llm") == 0
+    always = json.loads(told())
+
+    assert 0 < hybrid["asked_model"] < always["asked_model"] == 1
+    assert 0 < hybrid["calls"] < always["calls"]
+    assert 0 < hybrid["cost"] < always["cost"]
+    assert evaluated(file, method="hybrid", as_json=False) == 0
+    assert "asked a model" in told()
+    assert routed("is there anything about my roses?", method="llm", as_json=False) == 0
+    assert "scripted, 1 call, " in told()
 
 
 @pytest.mark.usefixtures("at")
