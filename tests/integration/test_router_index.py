@@ -1,23 +1,16 @@
 """The router's index follows the registry: at once, without a gap, alike in every replica."""
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lmos_mesh import subjects
-from lmos_mesh.bus import Bus
-from lmos_mesh.description import describe
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
-from lmos_mesh.things import thing_from
 from lmos_mesh_router import indexing
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import HashingEncoder
@@ -27,10 +20,10 @@ from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.training import TrainingFailed
 from tests.conftest import MemoryMesh
 from tests.integration.processes import until
+from tests.router_town import TENANT, Town
 
 SOON_S = 10.0
 DECIDED_S = 0.5
-TENANT = "demo"
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty")
 
 
@@ -58,33 +51,6 @@ def record(agent: int, capabilities: int = 3, examples: int = 4, **more: Any) ->
         ],
         **more,
     }
-
-
-@dataclass
-class Town:
-    """What registry and agents would write, written by the test."""
-
-    bus: Bus
-
-    async def join(self, told: dict[str, Any], *, live: bool = True) -> None:
-        thing = thing_from({"tenant": TENANT, **told})
-        if live:
-            served = Served(name=thing.name, subset=thing.subset, concurrency=4)
-            lease = Lease(instance=f"i-{thing.name}-{thing.subset}", things=(served,))
-            await self.bus.transport.key_value(LEASES).put(
-                subjects.key(TENANT, lease.instance), lease.model_dump_json().encode()
-            )
-        await self.bus.transport.key_value(REGISTRY).put(
-            subjects.key(TENANT, thing.name, thing.subset), json.dumps(describe(thing)).encode()
-        )
-
-    async def die(self, name: str, subset: str = "stable") -> None:
-        await self.bus.transport.key_value(LEASES).delete(
-            subjects.key(TENANT, f"i-{name}-{subset}")
-        )
-
-    async def leave(self, name: str, subset: str = "stable") -> None:
-        await self.bus.transport.key_value(REGISTRY).delete(subjects.key(TENANT, name, subset))
 
 
 @asynccontextmanager

@@ -1,0 +1,45 @@
+"""What a registry and agents would write about themselves, written by a test."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lmos_mesh import subjects
+from lmos_mesh.bus import Bus
+from lmos_mesh.description import describe
+from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.things import thing_from
+
+TENANT = "demo"
+
+
+@dataclass
+class Town:
+    """The agents of a tenant."""
+
+    bus: Bus
+
+    async def join(self, told: dict[str, Any], *, live: bool = True, in_flight: int = 0) -> None:
+        """An agent registers, and an instance of it is there unless `live` is false."""
+        thing = thing_from({"tenant": TENANT, **told})
+        if live:
+            served = Served(
+                name=thing.name, subset=thing.subset, concurrency=4, in_flight=in_flight
+            )
+            lease = Lease(instance=f"i-{thing.name}-{thing.subset}", things=(served,))
+            await self.bus.transport.key_value(LEASES).put(
+                subjects.key(TENANT, lease.instance), lease.model_dump_json().encode()
+            )
+        await self.bus.transport.key_value(REGISTRY).put(
+            subjects.key(TENANT, thing.name, thing.subset), json.dumps(describe(thing)).encode()
+        )
+
+    async def die(self, name: str, subset: str = "stable") -> None:
+        """Its instance is gone."""
+        await self.bus.transport.key_value(LEASES).delete(
+            subjects.key(TENANT, f"i-{name}-{subset}")
+        )
+
+    async def leave(self, name: str, subset: str = "stable") -> None:
+        """It is registered no longer."""
+        await self.bus.transport.key_value(REGISTRY).delete(subjects.key(TENANT, name, subset))
