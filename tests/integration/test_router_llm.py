@@ -406,6 +406,17 @@ async def test_calls_at_the_same_time_cannot_spend_the_same_money(server: Script
     assert sum(isinstance(one.result()[0], Choice) for one in asked) == 2
 
 
+async def test_what_was_set_aside_and_not_spent_can_be_spent(server: ScriptedModel) -> None:
+    # A call may cost 100 and does cost 20.
+    price = {"router_llm_price_completion": 1e6, "router_llm_max_tokens": 100}
+    price["router_llm_cost_per_day"] = 150.0
+    server.otherwise = chooses("billing")
+    async with asking(server, **price) as model:
+        answers = [(await model.ask(prompt()))[0] for _ in range(5)]
+
+    assert [isinstance(one, Choice) for one in answers] == [True, True, True, False, False]
+
+
 async def test_only_so_many_questions_are_asked_at_a_time(server: ScriptedModel) -> None:
     server.otherwise = Reply(body=chooses("billing").body, delay_s=0.1)
     async with asking(server, router_llm_concurrency=2) as model, asyncio.TaskGroup() as tasks:
@@ -424,6 +435,9 @@ async def test_the_key_is_nowhere_but_in_the_request(
     echo = f"invalid key {KEY} in {{'authorization': 'Bearer {KEY}'}}"
     configured = settings(server.url)
     seen = [repr(configured), str(configured), configured.model_dump_json()]
+    clients = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
+    for name in clients:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     for reply in (refuses(401, echo), refuses(500, echo), refuses(400, f"response_format {echo}")):
         async with LanguageModel(configured) as model:
             server.says(reply, chooses("billing", reason=echo))
@@ -437,6 +451,7 @@ async def test_the_key_is_nowhere_but_in_the_request(
 
     assert not [text for text in [*seen, caplog.text] if KEY in text]
     assert "show my bill" not in caplog.text
+    assert not [one for one in caplog.records if one.name.startswith(clients)]
 
 
 async def test_a_key_may_be_in_a_file(server: ScriptedModel, tmp_path: Path) -> None:

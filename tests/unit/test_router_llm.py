@@ -119,6 +119,7 @@ def test_whatever_comes_back_there_is_an_end_to_asking(
         '{"agent": "Billing "}',
         'I think:\n```json\n{"reason": "bills", "agent": "billing"}\n```\nAnything else?',
         '<think>is it {"agent": "shipping"}? no</think>{"agent": "billing"}',
+        '{"agent": "billing"} <think>or {"agent": "shipping"}?</think>',
         'For example {"agent": "shipping"}, but here {"agent": "billing"}',
         '{{"agent": "billing"}',
         '{"x": {"agent": "shipping"}} {"agent": "billing", "could_be": null}',
@@ -152,8 +153,9 @@ def test_a_reply_that_cannot_be_used_is_told_to_the_model_once() -> None:
     assert end.failure == "bad_reply"
 
 
-def test_a_wait_that_outlasts_the_caller_is_not_begun() -> None:
-    late = Received(status=429, text="", wait_s=2.0)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_that_outlasts_the_caller_is_not_begun(status: int) -> None:
+    late = Received(status=status, text="", wait_s=2.0)
 
     assert isinstance(INQUIRY.received(late, left_s=1.9), NoHelp)
     step = INQUIRY.received(late, left_s=2.1)
