@@ -8,15 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmos_mesh.agent import Agent, AgentEvent, AgentProperty, Context
+    from lmos_mesh.agent import Agent
     from lmos_mesh.bus import Bus, Route, route
+    from lmos_mesh.context import Context
     from lmos_mesh.endpoint import Endpoint, Message
     from lmos_mesh.errors import MeshError
     from lmos_mesh.hosting import AgentHost, run_agents
+    from lmos_mesh.interactions import AgentProperty
     from lmos_mesh.memory_transport import MemoryBroker, MemoryTransport
     from lmos_mesh.mesh import Mesh
     from lmos_mesh.messages import Answer, Converse, Decision
     from lmos_mesh.nats_transport import NatsTransport
+    from lmos_mesh.presence import AgentEvent
     from lmos_mesh.reply_stream import Frame, Patience, ReplyStream
     from lmos_mesh.service import Service, run_service
     from lmos_mesh.settings import Settings, load_settings
@@ -26,14 +29,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Agent": "agent",
-    "AgentEvent": "agent",
+    "AgentEvent": "presence",
     "AgentHost": "hosting",
-    "AgentProperty": "agent",
+    "AgentProperty": "interactions",
     "Answer": "messages",
     "Bus": "bus",
     "Capability": "things",
     "Change": "watching",
-    "Context": "agent",
+    "Context": "context",
     "Converse": "messages",
     "Decision": "messages",
     "Endpoint": "endpoint",

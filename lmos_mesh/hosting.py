@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import Field
 
 from lmos_mesh import calls, codec, micro, subjects, synadia
-from lmos_mesh.agent import Action, Agent, AgentProperty, Context, Presence
+from lmos_mesh.agent import Agent
 from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
+from lmos_mesh.context import Context
 from lmos_mesh.errors import (
     AgentFailed,
     InvalidDescription,
@@ -25,6 +26,7 @@ from lmos_mesh.errors import (
     SettingsError,
     TooLarge,
 )
+from lmos_mesh.interactions import Action, AgentProperty
 from lmos_mesh.invocation import Circumstances, split, value_of, written_as_json
 from lmos_mesh.lease import LeaseKeeper
 from lmos_mesh.membership import Served
@@ -36,6 +38,7 @@ from lmos_mesh.messages import (
     FindThings,
     Register,
 )
+from lmos_mesh.presence import Presence
 from lmos_mesh.projections import adr32_metadata
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
@@ -67,7 +70,7 @@ def run_agents(agents: Sequence[Agent]) -> None:
     """Serve agents as this process until it is told to stop."""
     name = agents[0].name if agents else "agents"
     run_service(name or "agent", AgentSettings, lambda settings: AgentHost(agents, settings))
-    if hanging := sum(len(agent.in_threads) for agent in agents):
+    if hanging := sum(len(agent.threads.running) for agent in agents):
         # A thread cannot be stopped, and the interpreter would wait for it.
         logger.warning("%d functions are still running in threads; leaving without them", hanging)
         logging.shutdown()
@@ -221,7 +224,7 @@ class _Hosted:
         agent = self.agent
         where = (bus.tenant, agent.name, agent.subset)
         self._bus = bus
-        self._presence = agent.presence = Presence(agent, bus)
+        self._presence = agent.presence = Presence(agent.name, agent.subset, agent.events, bus)
         await bus.respond(
             subjects.agent(*where),
             self._respond,
@@ -383,7 +386,7 @@ class _Hosted:
     async def _perform(self, action: Action, given: dict[str, Any], context: Context) -> Any:
         arguments = action.arguments(given)
         async with self._at_work(repr(action.capability.id), context=context):
-            return await action.perform(arguments, context, self.agent)
+            return await action.perform(arguments, context, self.agent.threads)
 
     @asynccontextmanager
     async def _at_work(

@@ -42,6 +42,18 @@ class DescriptionForm(StrEnum):
     agent_json = "agent-json"
 
 
+class FindOrder(StrEnum):
+    """What to sort by."""
+
+    NAME = "name"
+    ID = "id"
+    VERSION = "version"
+    CREATED = "created"
+    MODIFIED = "modified"
+    LOAD = "load"
+    SCORE = "score"
+
+
 START, TALK, LOOK = "Start", "Talk", "Look"
 
 
@@ -274,9 +286,24 @@ def find(
         str | None, typer.Option(help="A channel that it serves.", show_default=False)
     ] = None,
     subset: Annotated[str | None, typer.Option(help="Its release line.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--meta", metavar="NAME=VALUE", help="A member of its metadata."),
+    ] = None,
+    jsonpath: Annotated[
+        str | None,
+        typer.Option(help="A filter over its Description: \"@.title == 'x'\".", show_default=False),
+    ] = None,
+    origin: Annotated[
+        str | None, typer.Option(help="The mesh that it belongs to.", show_default=False)
+    ] = None,
     all: Annotated[
         bool, typer.Option("--all", "-a", help="Those without an instance, too.")
     ] = False,
+    sort: Annotated[
+        FindOrder | None, typer.Option(help="By score or name, unless said.", show_default=False)
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="How many to leave out.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="How many.", show_default=False)] = None,
     as_json: Json = False,
     mesh: Mesh = None,
@@ -292,7 +319,12 @@ def find(
         kind=kind,
         channel=channel,
         subset=subset,
+        metadata=metadata or [],
+        jsonpath=jsonpath,
+        origin=origin,
         everyone=all,
+        sort=sort.value if sort else None,
+        offset=offset,
         limit=limit,
         as_json=as_json,
         mesh=mesh,

@@ -1,6 +1,8 @@
 """`lmos find`: who on the mesh can do something."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -27,7 +29,12 @@ def find(
     kind: str | None,
     channel: str | None,
     subset: str | None,
+    metadata: Sequence[str],
+    jsonpath: str | None,
+    origin: str | None,
     everyone: bool,
+    sort: str | None,
+    offset: int,
     limit: int | None,
     as_json: bool,
     mesh: str | None,
@@ -46,7 +53,12 @@ def find(
             "kind": kind,
             "channel": channel,
             "subset": subset,
+            "metadata": metadata_of(metadata),
+            "jsonpath": jsonpath,
+            "origin": origin,
             "live": None if everyone else True,
+            "sort": sort,
+            "offset": offset,
             "limit": limit,
         },
     )
@@ -68,6 +80,24 @@ def find(
     for note in (*_summary(found), *found.notes):
         err().print(Text(note, "dim"))
     return 0
+
+
+def metadata_of(conditions: Sequence[str]) -> dict[str, Any]:
+    """The members of metadata that `NAME=VALUE` each ask for; what is no JSON is text.
+
+    Raises:
+        SettingsError: One has no name.
+    """
+    found: dict[str, Any] = {}
+    for one in conditions:
+        name, separator, value = one.partition("=")
+        if not separator or not name:
+            raise SettingsError(f"--meta {one!r} is not NAME=VALUE", hint="e.g. vendor.name=ACME")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 async def _find(wanted: FindThings, *, mesh: str | None) -> ThingsFound:

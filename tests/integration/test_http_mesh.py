@@ -9,8 +9,9 @@ import httpx
 import openai
 import pytest
 
-from lmos_mesh.agent import Agent, Context
+from lmos_mesh.agent import Agent
 from lmos_mesh.bus import Bus
+from lmos_mesh.context import Context
 from lmos_mesh.hosting import AgentHost, AgentSettings
 from lmos_mesh.service import Service
 from lmos_mesh_http import HttpAdapter, HttpSettings

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from lmos_mesh.agent import Agent, Context
+from lmos_mesh.agent import Agent
+from lmos_mesh.context import Context
 from lmos_mesh.schemas.thing_description import td_faults
 from tests.conftest import NatsMesh
 from tests.integration.test_http_things import (

@@ -13,9 +13,10 @@ import pytest
 from pydantic import BaseModel, Field
 
 from lmos_mesh import subjects, synadia
-from lmos_mesh.agent import Agent, Context
+from lmos_mesh.agent import Agent
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.codec import decode_value, encode_value
+from lmos_mesh.context import Context
 from lmos_mesh.description import describe, description_faults
 from lmos_mesh.errors import (
     AgentFailed,

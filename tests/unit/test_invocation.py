@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmos_mesh.agent import Agent, Context
+from lmos_mesh.agent import Agent
 from lmos_mesh.codec import encode_value
+from lmos_mesh.context import Context
 from lmos_mesh.errors import InvalidMessage
 from lmos_mesh.invocation import (
     CONTEXT,

@@ -11,7 +11,7 @@ import pytest
 
 from lmos_mesh.cli.agents import agents, describe, history
 from lmos_mesh.cli.apply import apply
-from lmos_mesh.cli.find import find
+from lmos_mesh.cli.find import find, metadata_of
 from lmos_mesh.errors import AgentNotFound, InvalidMessage, SettingsError
 from tests.integration.processes import Deployment
 
@@ -100,6 +100,11 @@ def find_by(text: str | None = None, *, as_json: bool = False, **more: Any) -> i
         "channel": None,
         "subset": None,
         "everyone": False,
+        "metadata": (),
+        "jsonpath": None,
+        "origin": None,
+        "sort": None,
+        "offset": 0,
         "limit": None,
         **more,
     }
@@ -134,6 +139,38 @@ def test_find_shows_who_fits_all_conditions(told: Told) -> None:
         find_by(capability="refund", version="newest")
     with pytest.raises(SettingsError, match="robot"):
         find_by(kind="robot")
+
+
+@pytest.mark.usefixtures("shop")
+def test_what_its_description_says_can_be_asked_for(told: Told) -> None:
+    fitting: list[dict[str, Any]] = [
+        {"jsonpath": "@.title == 'shop'"},
+        {"origin": "", "sort": "version"},
+        {"offset": 0, "limit": 1},
+    ]
+    for fits in fitting:
+        assert find_by(as_json=True, **fits) == 0
+        assert [one["name"] for one in json.loads(told())["things"]] == ["shop"]
+    missing: list[dict[str, Any]] = [
+        {"jsonpath": "@.title == 'ship'"},
+        {"metadata": ["vendor.name=ACME"]},
+        {"origin": "elsewhere"},
+        {"offset": 1},
+    ]
+    for misses in missing:
+        assert find_by(as_json=True, **misses) == 0
+        assert json.loads(told())["things"] == []
+    with pytest.raises(SettingsError, match="NAME=VALUE"):
+        find_by(metadata=["vendor"])
+
+
+def test_what_metadata_must_be_is_json_where_it_can_be() -> None:
+    assert metadata_of(["a.b=ACME", "n=3", "on=true", "t=x=y"]) == {
+        "a.b": "ACME",
+        "n": 3,
+        "on": True,
+        "t": "x=y",
+    }
 
 
 @pytest.mark.usefixtures("shop")

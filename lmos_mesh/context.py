@@ -1,0 +1,134 @@
+"""What a capability knows of the request that it answers."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from pydantic_core import to_jsonable_python
+
+from lmos_mesh.calls import Call
+from lmos_mesh.invocation import Circumstances
+from lmos_mesh.mesh import Mesh
+from lmos_mesh.messages import Utterance
+from lmos_mesh.presence import AgentEvent, Presence
+
+DataT = TypeVar("DataT")
+ResultT = TypeVar("ResultT")
+
+
+class Context:
+    """What a capability knows of the request it answers, and its way to the caller.
+
+    Ask for it with a parameter of this type.
+    """
+
+    def __init__(self, call: Call, circumstances: Circumstances, presence: Presence) -> None:
+        self._call = call
+        self._circumstances = circumstances
+        self._presence = presence
+        self._mesh: Mesh | None = None
+        self._loop = asyncio.get_running_loop()
+        self._cancelled = threading.Event()
+        self._said: list[str] = []
+
+    @property
+    def message(self) -> str:
+        """The user's own words; empty if the action was invoked with input only."""
+        return self._circumstances.message
+
+    @property
+    def conversation(self) -> str:
+        """The conversation's id; empty outside of one."""
+        return self._circumstances.conversation
+
+    @property
+    def turn(self) -> str:
+        """The turn's id; empty outside of a conversation."""
+        return self._circumstances.turn
+
+    @property
+    def user(self) -> str:
+        """Who asks; empty if unknown."""
+        return self._circumstances.user
+
+    @property
+    def channel(self) -> str:
+        """The way in; empty if unknown."""
+        return self._circumstances.channel
+
+    @property
+    def history(self) -> Sequence[Utterance]:
+        """What was said before in this conversation, oldest first."""
+        return self._circumstances.history
+
+    @property
+    def tenant(self) -> str:
+        """Who the request belongs to."""
+        return self._call.tenant
+
+    @property
+    def task(self) -> str:
+        """The id of this piece of work. A repeated delivery has the same id."""
+        return self._call.task
+
+    @property
+    def deadline(self) -> float | None:
+        """Unix seconds after which nobody waits for the answer; None for no limit."""
+        return self._call.deadline
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline; None for no limit."""
+        return None if self.deadline is None else self.deadline - time.time()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has left. A coroutine is cancelled; a thread must look here."""
+        return self._cancelled.is_set()
+
+    @property
+    def mesh(self) -> Mesh:
+        """The agent's tenant of the mesh: who else is there, and what they answer.
+
+        What is asked there keeps the deadline of the request, and what is watched ends with it.
+        """
+        if self._mesh is None:
+            self._mesh = self._presence.mesh.part()
+        return self._mesh
+
+    async def emit(self, event: "AgentEvent[DataT] | str", data: "DataT | None" = None) -> None:
+        """Tell whoever listens that something has happened; see `Agent.emit`."""
+        await self._presence.emit(event, data)
+
+    async def say(self, text: str) -> None:
+        """Send a piece of the answer now."""
+        if text:
+            self._said.append(text)
+            await self._call.send("delta", text)
+
+    async def status(self, **members: Any) -> None:
+        """Tell the caller what is going on; not part of the answer."""
+        await self._call.send("status", to_jsonable_python(members))
+
+    def say_from_thread(self, text: str) -> None:
+        """`say` for plain functions."""
+        self.from_thread(self.say(text))
+
+    def from_thread(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """For plain functions: have a coroutine done, e.g. `context.mesh.find()`, and wait."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def cancel(self) -> None:
+        """Note that the caller has left."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """The request is answered: what it watches ends."""
+        if self._mesh is not None:
+            self._mesh.close()
+
+    def output(self) -> str:
+        """All that was said so far."""
+        return "".join(self._said)
