@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from lmos_mesh.cli import router
+from lmos_mesh.cli.options import Json, Mesh
 from lmos_mesh.cli.screen import fail
 from lmos_mesh.errors import MeshError
 
@@ -25,12 +27,6 @@ app = typer.Typer(
 models_app = typer.Typer(
     help="The embedding model that the router uses.", invoke_without_command=True
 )
-
-Mesh = Annotated[
-    str | None,
-    typer.Option("--mesh", metavar="NAME", help="Which mesh; else the only one that runs here."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class DescriptionForm(StrEnum):
@@ -435,6 +431,8 @@ def install(
 
 
 app.add_typer(models_app, name="models", rich_help_panel=START)
+app.command(rich_help_panel=LOOK)(router.route)
+app.add_typer(router.app, name="router", rich_help_panel=LOOK)
 
 
 @app.command(rich_help_panel=LOOK)

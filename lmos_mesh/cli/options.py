@@ -1,0 +1,11 @@
+"""The options that many commands share."""
+
+from typing import Annotated
+
+import typer
+
+Mesh = Annotated[
+    str | None,
+    typer.Option("--mesh", metavar="NAME", help="Which mesh; else the only one that runs here."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
