@@ -445,7 +445,11 @@ class Index:
             if wait_s > 0:
                 await asyncio.sleep(min(wait_s, QUIET_S))
                 continue
-            await self._learn(tenant, state)
+            try:
+                await self._learn(tenant, state)
+            except Exception as exc:
+                self.progress.failed = str(exc)
+                logger.exception("nothing was learned; what is known goes on")
 
     def _due(self) -> tuple[float, str, _Tenant] | None:
         """Who is next, and in how many seconds."""
