@@ -19,7 +19,7 @@ def check_plots(directory: Path) -> None:
         SettingsError: Nothing can draw them, or nowhere to put them.
     """
     if find_spec("matplotlib") is None:
-        raise SettingsError("--plots needs matplotlib", hint="pip install matplotlib")
+        raise SettingsError("--plots needs matplotlib", hint="pip install 'lmos-mesh[plots]'")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
