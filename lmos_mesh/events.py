@@ -80,16 +80,7 @@ class CloudEvent:
 
     def to_headers(self) -> dict[str, str]:
         """Its attributes in binary mode; `body` goes with them."""
-        said = {
-            "specversion": _SPEC,
-            "id": self.id,
-            "source": self.source,
-            "type": self.type,
-            "subject": self.subject,
-            "time": self.time,
-            "datacontenttype": _JSON,
-            **self.more,
-        }
+        said = self._attributes()
         return {f"{_PREFIX}{name}": quote(value, safe=_PLAIN) for name, value in said.items()}
 
     def body(self) -> bytes:
@@ -98,6 +89,9 @@ class CloudEvent:
 
     def as_json(self) -> dict[str, Any]:
         """Itself in structured mode."""
+        return {**self._attributes(), "data": self.data}
+
+    def _attributes(self) -> dict[str, str]:
         return {
             "specversion": _SPEC,
             "id": self.id,
@@ -107,7 +101,6 @@ class CloudEvent:
             "time": self.time,
             "datacontenttype": _JSON,
             **self.more,
-            "data": self.data,
         }
 
     @classmethod

@@ -65,17 +65,28 @@ def read_documents(file: str) -> list[Document]:
     return documents
 
 
-def _read(file: str) -> str:
+def read_bytes(file: str, *, most: int) -> bytes:
+    """What is in a file, or for `-` on standard input.
+
+    Raises:
+        NotFound: It cannot be read.
+        InvalidMessage: It has more than `most` bytes.
+    """
     try:
         if file == STDIN:
-            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
+            raw = sys.stdin.buffer.read(most + 1)
         else:
             with Path(file).open("rb") as opened:
-                raw = opened.read(_MOST_BYTES + 1)
+                raw = opened.read(most + 1)
     except OSError as exc:
         raise NotFound(f"cannot read {file}: {exc.strerror or exc}") from None
-    if len(raw) > _MOST_BYTES:
-        raise InvalidMessage(f"{file} has more than {_MOST_BYTES} bytes", hint="split it")
+    if len(raw) > most:
+        raise InvalidMessage(f"{file} has more than {most} bytes", hint="split it")
+    return raw
+
+
+def _read(file: str) -> str:
+    raw = read_bytes(file, most=_MOST_BYTES)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

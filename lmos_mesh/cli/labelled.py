@@ -4,16 +4,15 @@ import csv
 import io
 import json
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from lmos_mesh.errors import InvalidMessage, NotFound
+from lmos_mesh.cli.documents import STDIN, read_bytes
+from lmos_mesh.errors import InvalidMessage
 from lmos_mesh.things import kind_of
 
-STDIN = "-"
 TEXT = ("text", "message", "instruction", "query")
 AGENT = ("agent", "label")
 NOBODY = frozenset({"", "oos", "none", "out_of_scope"})
@@ -99,16 +98,7 @@ def _refuse(name: str, line: int, fault: str, hint: str = "") -> NoReturn:
 
 
 def _read(file: str) -> str:
-    try:
-        if file == STDIN:
-            raw = sys.stdin.buffer.read(_MOST_BYTES + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                raw = opened.read(_MOST_BYTES + 1)
-    except OSError as exc:
-        raise NotFound(f"cannot read {file}: {exc.strerror or exc}") from None
-    if len(raw) > _MOST_BYTES:
-        raise InvalidMessage(f"{file} has more than {_MOST_BYTES} bytes", hint="split it")
+    raw = read_bytes(file, most=_MOST_BYTES)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
