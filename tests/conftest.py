@@ -8,15 +8,17 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 import pytest
+from hypothesis import settings
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
@@ -29,9 +31,22 @@ from lmos_mesh.transport import Transport
 
 _names = itertools.count(1)
 
+# Below those that connections are given, on Linux and elsewhere.
+_SERVER_PORTS = range(12_000, 32_000)
+
+# How long an example takes says how busy the machine is: several processes of tests share it.
+settings.register_profile("busy", settings(), deadline=None)
+settings.load_profile("busy")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background; the processes of the tests would inherit that, and miss Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: one process more than cores, as there is always a test that waits."""
+    return min((os.cpu_count() or 1) + 1, 8)
 
 
 class Mesh(Protocol):
@@ -154,6 +169,20 @@ def new_name(kind: str) -> str:
     return f"{kind}-{next(_names)}-{secrets.token_hex(3)}"
 
 
+def free_port() -> int:
+    """A port for a server that is told its port, or that comes back to it.
+
+    No connection gets it by chance while nobody listens there, as it could with one of those that
+    the system hands out.
+    """
+    while True:
+        port = secrets.choice(_SERVER_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def end_all(servers: Iterable[FrailServer]) -> None:
     """End servers that nobody needs any more, frozen or not, from outside of any event loop."""
     with asyncio.Runner() as runner:
@@ -200,7 +229,9 @@ def start_nats(nats_binary: Binary, tmp_path: Path) -> Generator[StartServer]:
 
     async def start() -> FrailServer:
         settings = ServerSettings(
-            data_dir=tmp_path / f"nats-{len(started)}", name=f"own-{len(started)}", port=0
+            data_dir=tmp_path / f"nats-{len(started)}",
+            name=f"own-{len(started)}",
+            port=free_port(),
         )
         server = FrailServer(settings, binary=nats_binary)
         started.append(server)

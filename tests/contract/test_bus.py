@@ -40,7 +40,7 @@ from lmos_mesh.reply_stream import Frame, Patience, ReplyStream
 from lmos_mesh.transport import Headers, Packet, Transport
 from tests.conftest import Mesh, new_name
 
-SOON_S = 3.0
+SOON_S = 10.0
 """Far longer than anything here takes: a test that waits this long has failed."""
 
 NOTICED_S = 0.1
@@ -337,7 +337,7 @@ async def test_a_malformed_payload_gets_an_error_that_names_the_field_and_the_ne
 
 async def test_so_many_faults_that_they_do_not_fit_are_still_an_error(mesh: Mesh) -> None:
     async with two(mesh) as caller:
-        payload = json.dumps({"text": "", "tags": list(range(60_000))}).encode()
+        payload = json.dumps({"text": "", "tags": list(range(30_000))}).encode()
         assert len(payload) < caller.transport.max_payload
 
         reply = await raw(caller.transport, f"lmos.{mesh.tenant}.oracle.ask", payload)

@@ -21,7 +21,7 @@ from lmos_mesh.transport import (
 )
 from tests.conftest import Mesh, new_name
 
-SOON_S = 3.0
+SOON_S = 10.0
 """Far longer than anything here takes: a test that waits this long has failed."""
 
 
@@ -362,11 +362,11 @@ async def test_each_request_ends_at_its_own_time_whichever_was_first(mesh: Mesh)
             took[timeout_s] = time.monotonic() - began
 
         async with asyncio.TaskGroup() as tasks:
-            for timeout_s in (0.3, 0.1, 0.2):
+            for timeout_s in (0.6, 0.2, 0.4):
                 tasks.create_task(ask(timeout_s))
-        assert list(took) == [0.1, 0.2, 0.3]
+        assert list(took) == [0.2, 0.4, 0.6]
         assert all(timeout_s <= spent + 0.01 for timeout_s, spent in took.items())
-        assert took[0.1] < 0.2
+        assert took[0.2] < 0.4
 
 
 async def test_a_cancelled_request_leaves_nothing_behind(mesh: Mesh) -> None:
@@ -757,7 +757,7 @@ async def test_a_lease_expires_and_its_feed_says_so_once(mesh: Mesh) -> None:
 
         gone = await feed.next()
 
-        assert 0.8 < time.monotonic() - began < SOON_S
+        assert 0.8 < time.monotonic() - began < 3
         assert (gone.key, gone.value) == ("a.b", None)
         assert gone.revision > revision
         assert await store.get("a.b") is None

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Generator, Iterator
@@ -17,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from testcontainers.compose import DockerCompose
+
+from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVICES = {"nats", "registry", "router", "runtime", "http", "billing"}
@@ -91,18 +92,13 @@ def _missing() -> str:
     return ""
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def mesh() -> Generator[Mesh]:
     if missing := _missing():
         if os.environ.get("LMOS_E2E_REQUIRED") == "1":
             pytest.fail(f"LMOS_E2E_REQUIRED is set, and no Docker engine is here: {missing}")
         pytest.skip(f"no Docker engine to start containers with: {missing}")
-    port = _free_port()
+    port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         # Somebody may have a mesh of containers up already; its volume is not ours to remove.
         patch.setenv("COMPOSE_PROJECT_NAME", f"lmos-e2e-{secrets.token_hex(3)}")

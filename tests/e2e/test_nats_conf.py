@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -15,6 +14,7 @@ from lmos_mesh.nats_config import DISCONNECT_SUBJECT, Binary, ServerSettings
 from lmos_mesh.nats_server import NatsServer
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.transport import Packet
+from tests.conftest import free_port
 
 CONF = Path(__file__).parents[2] / "deploy" / "nats.conf"
 
@@ -25,11 +25,6 @@ class Container:
     def __init__(self, port: int, monitor_port: int) -> None:
         self.url = f"nats://127.0.0.1:{port}"
         self.monitor_url = f"http://127.0.0.1:{monitor_port}"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest.fixture

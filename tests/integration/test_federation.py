@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.things import thing_from
 from lmos_mesh_registry.federation import Peer, peers_in
 from lmos_mesh_registry.mirroring import mirrored
-from tests.conftest import StartServer
+from tests.conftest import StartServer, free_port
 from tests.integration.processes import Deployment, until
 
 SOON_S = 10.0
@@ -41,12 +40,6 @@ LAMP: dict[str, Any] = {
     "security": "basic_sc",
     "properties": {"on": {"type": "boolean", "forms": [{"href": "https://lamp.example/on"}]}},
 }
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def record(name: str, **more: Any) -> dict[str, Any]:

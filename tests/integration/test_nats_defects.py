@@ -707,12 +707,12 @@ async def test_a_port_where_nobody_listens_is_unavailable_and_named() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    async with leaking_nothing():
-        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}") as raised:
-            async with NatsTransport.connect(
-                f"nats://me:secret@127.0.0.1:{port}", name="x", timeout_s=0.3
-            ):
-                pytest.fail("there is nobody")
+        async with leaking_nothing():
+            with pytest.raises(Unavailable, match=f"127.0.0.1:{port}") as raised:
+                async with NatsTransport.connect(
+                    f"nats://me:secret@127.0.0.1:{port}", name="x", timeout_s=0.3
+                ):
+                    pytest.fail("there is nobody")
     assert "secret" not in str(raised.value)
     assert "LMOS_NATS_URL" in str(raised.value)
 
