@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ONCE ?=
 ARGS ?=
+WORKERS ?= auto
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -18,6 +19,7 @@ help:
 	@echo 'make demo          start a mesh with example agents, show what it does, stay up until Ctrl-C'
 	@echo 'make demo ONCE=1   the same, and end after the tour'
 	@echo 'make test          run the tests                 (make test ARGS="-k router -x")'
+	@echo 'make test WORKERS=0    the same in one process, as a debugger wants it'
 	@echo 'make e2e           run those that need Docker'
 	@echo 'make lint          formatting, lint, types and layering; make format mends the first two'
 	@echo 'make bench-peers   install what the benchmarks compare with, in benchmarks/.venvs'
@@ -28,7 +30,7 @@ demo: .venv/installed-all model
 	@exec $(BIN)/lmos demo $(if $(filter-out 0 no false,$(ONCE)),--once)
 
 test: .venv/installed-dev model
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 e2e: .venv/installed-dev
 	LMOS_E2E_REQUIRED=1 $(BIN)/python -m pytest tests/e2e/test_compose.py $(ARGS)
