@@ -11,6 +11,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.cache/pyright
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# A mesh is many processes, and its tests start hundreds: each would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Two pips at once would ruin one another's work.
 .NOTPARALLEL:
 .PHONY: help demo test e2e lint format model bench-peers clean

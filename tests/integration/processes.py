@@ -24,7 +24,7 @@ from lmos_mesh.tether import tethered
 
 READY_S = 30.0
 STOP_S = 15.0
-POLL_S = 0.004
+POLL_S = 0.02
 
 # What a process logs when something is wrong with it, whatever its level.
 _WRONG = ("exception", "error", "critical")
