@@ -129,7 +129,7 @@ async def test_where_nobody_serves_a_call_fails_at_once(mesh: Mesh) -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="nobody answers"):
             await caller.call(Endpoint("nobody", "x", Question, Answer), Question(text=""))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.8
 
 
 async def test_a_call_may_wait_for_somebody_who_is_just_starting(mesh: Mesh) -> None:
@@ -541,7 +541,7 @@ async def test_ten_slow_calls_to_one_instance_run_side_by_side(mesh: Mesh) -> No
                 tasks.create_task(caller.call(ASK, Question(text=str(number))))
                 for number in range(10)
             ]
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.8
         assert [one.result().text for one in asked] == [str(number) for number in range(10)]
 
 
@@ -1157,7 +1157,7 @@ async def test_where_nobody_listens_a_stream_fails_at_once(mesh: Mesh) -> None:
         with pytest.raises(Unavailable, match="nobody answers"):
             async with caller.stream(ASK, Question(text="")) as stream:
                 await all_of(stream)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.8
 
 
 async def test_a_malformed_request_for_a_stream_is_an_error_that_names_the_field(
@@ -1272,7 +1272,7 @@ async def test_patience_ends(mesh: Mesh, patience: Patience, frames: list[Any], 
         with pytest.raises(DeadlineExceeded, match=said):
             await all_of(stream)
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.8
         stream.close()
 
 
@@ -1497,7 +1497,7 @@ async def test_a_stream_breaks_when_the_instance_that_answers_disconnects(mesh: 
         with pytest.raises(InstanceLost, match="'victim' has disconnected"):
             await read(stream, said)
 
-        assert time.monotonic() - began < 5 * NOTICED_S
+        assert time.monotonic() - began < 10 * NOTICED_S
         assert [frame.body for frame in said] == ["half a"]
         assert "victim" in lost
         assert caller.sees_disconnects

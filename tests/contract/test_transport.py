@@ -329,7 +329,7 @@ async def test_where_nobody_listens_a_request_fails_at_once(mesh: Mesh) -> None:
         with pytest.raises(Unavailable, match=rf"nobody answers on '{mesh.tenant}\.x'"):
             await caller.request(f"{mesh.tenant}.x", b"", timeout_s=30)
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
 
 
 async def test_a_silent_responder_costs_the_timeout_and_its_late_reply_is_dropped(

@@ -144,7 +144,7 @@ async def test_ten_calls_of_a_slow_function_to_one_instance_take_no_longer_than_
         for _ in range(10):
             tasks.create_task(invoke(mesh, "in_thread", seconds=0.2))
 
-    assert time.perf_counter() - began < 1.0
+    assert time.perf_counter() - began < 1.8
 
 
 async def test_a_person_may_invoke_it_in_json(services: Deployment, mesh: Mesh) -> None:

@@ -389,7 +389,7 @@ async def test_who_leaves_while_the_bus_is_lost_need_not_wait_for_it(
             await fresh_nats.kill()
             await becomes_lost(transport)
             began = time.monotonic()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.8
 
 
 async def never(call: Call) -> None:
@@ -466,7 +466,7 @@ async def test_ten_slow_requests_of_a_plain_client_run_side_by_side(nats_mesh: N
                 for number in range(10)
             ]
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1.8
         assert [json.loads(one.result().data) for one in asked] == [
             {"number": number} for number in range(10)
         ]

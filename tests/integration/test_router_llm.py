@@ -215,7 +215,7 @@ async def test_nobody_waits_longer_than_there_is_time(server: ScriptedModel) -> 
             began = time.monotonic()
             answer, used = await model.ask(prompt(), remaining_s=0.3)
 
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 2
         assert isinstance(answer, NoHelp)
         assert answer.failure == "timeout"
         assert used.calls == 1

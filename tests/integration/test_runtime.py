@@ -243,11 +243,11 @@ async def test_an_answer_is_streamed_word_by_word_and_ends_with_the_whole(mesh: 
 
 async def test_the_first_word_is_there_long_before_the_last(mesh: Mesh) -> None:
     began = time.perf_counter()
-    async with mesh.bus.stream(CONVERSE, Converse(message="4 x 0.25", agent="teller")) as stream:
+    async with mesh.bus.stream(CONVERSE, Converse(message="4 x 0.5", agent="teller")) as stream:
         async for frame in stream:
             if frame.kind == "delta":
                 break
-        assert time.perf_counter() - began < 0.75
+        assert time.perf_counter() - began < 1.8
 
 
 async def test_an_agent_that_is_named_answers_whatever_the_router_thinks(mesh: Mesh) -> None:
@@ -418,7 +418,7 @@ async def test_a_turn_that_is_still_waiting_at_its_deadline_gets_a_409(
         took_s = time.perf_counter() - began
 
     assert refused.value.status == 409
-    assert took_s < 0.6
+    assert took_s < 1.0
     assert first.result().answer == "0 1 2 3 "
 
 

@@ -562,7 +562,7 @@ async def test_ten_calls_of_a_slow_function_run_at_a_time(memory_mesh: MemoryMes
         took_s = time.monotonic() - began
 
     assert [call.result() for call in calls] == [f"Hello {at}" for at in range(10)]
-    assert took_s < 1.0
+    assert took_s < 1.8
 
 
 # -- what goes wrong --

@@ -447,11 +447,11 @@ def test_a_query_that_would_take_too_long_is_given_up(query: str) -> None:
 def test_a_regular_expression_takes_no_longer_than_its_text_is_long() -> None:
     membership = registered({"name": "a", "description": "x" * 8000})
 
-    began = time.perf_counter()
+    began = time.thread_time()
     found = search(membership, "demo", "$[?search(@.description, '(x+x+)+y')]", 5)
 
     assert found == ([], 0)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,11 @@ def test_hashing_takes_texts_without_words(text: str) -> None:
 @pytest.mark.parametrize("text", ["a" * 100_000, "word " * 20_000, "😀" * 100_000, "ﷺ" * 100_000])
 def test_hashing_takes_a_hundred_thousand_characters_in_its_stride(text: str) -> None:
     encoder = HashingEncoder()
-    started = time.perf_counter()
+    started = time.thread_time()
 
     (row,) = encoder.encode([text])
 
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     assert math.isclose(float(np.linalg.norm(row)), 1, abs_tol=1e-5)
 
 
