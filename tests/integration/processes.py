@@ -99,6 +99,10 @@ class Process:
         self.wait_logged("is ready", timeout_s)
         return self
 
+    async def ready(self) -> "Process":
+        """`wait_ready` for coroutines: a program that stands still is cut by its nats-server."""
+        return await asyncio.to_thread(self.wait_ready)
+
     def wait_logged(self, text: str, timeout_s: float = READY_S) -> dict[str, Any]:
         """Wait until it has logged an event that contains a text, and give that entry."""
         until = time.monotonic() + timeout_s

@@ -201,7 +201,7 @@ async def test_a_watch_is_told_of_a_join_a_new_version_and_a_death(
 
         async def start(**env: str) -> Process:
             env["LMOS_TENANT"] = tenant
-            return await asyncio.to_thread(services.agent, SHOP, name="shop", **env)
+            return await services.start_agent(SHOP, name="shop", **env).ready()
 
         first = await start()
         ready = time.time()
@@ -239,7 +239,9 @@ async def test_a_watch_says_nothing_about_load_and_other_tenants(
     process = services.agent(SHOP, name="shop", LMOS_TENANT=tenant)
     async with services.client(tenant) as mesh, following(mesh) as follower:
         await follower.until("joined", "shop")
-        other = services.agent(SHOP, name="other", LMOS_TENANT=f"{tenant}-other")
+        other = await services.start_agent(
+            SHOP, name="other", LMOS_TENANT=f"{tenant}-other"
+        ).ready()
         for number in range(20):
             await mesh.invoke("shop", "refund", {"question": str(number)})
         await asyncio.sleep(3.0)  # several renewals of the lease
@@ -260,7 +262,7 @@ async def test_a_watch_outlives_the_registry(start_nats: StartServer, tmp_path: 
             await asyncio.sleep(0.5)
             assert follower.kinds() == []
 
-            deployment.service("registry")
+            await deployment.start("registry").ready()
             await follower.until("joined", "seeker", within_s=15)
             assert ("left", "shop") not in follower.kinds()
             await seeker.logged("is ready")
@@ -281,7 +283,7 @@ async def test_a_watch_outlives_the_server(start_nats: StartServer, tmp_path: Pa
             await asyncio.sleep(0.5)
             await server.start()
 
-            seeker = deployment.agent(SEEKER, name="seeker")
+            seeker = await deployment.start_agent(SEEKER, name="seeker").ready()
             await follower.until("joined", "seeker", within_s=20)
             await asyncio.sleep(4.0)
             assert ("left", "shop") not in follower.kinds()
@@ -351,7 +353,7 @@ async def test_an_agent_that_waits_for_another_ends_with_its_caller(
             two.invoke("seeker", "wait_for", {"name": "late"}, timeout_s=20)
         )
         source = SHOP.replace('Agent("shop"', 'Agent("late"')
-        late = await asyncio.to_thread(services.agent, source, name="late", LMOS_TENANT=tenant)
+        late = await services.start_agent(source, name="late", LMOS_TENANT=tenant).ready()
         told = await waiting
     assert told[-1] == "joined late"
     assert sorted(told[:3]) == ["joined mirror", "joined seeker", "joined shop"]

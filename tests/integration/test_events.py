@@ -172,7 +172,7 @@ async def test_a_replica_that_starts_tells_nothing_that_was_told(
             await mesh.bus.call(REGISTER, Register(thing=record(f"x{at}")))
         await exactly(mesh, 20)
 
-        third = services.service("registry")
+        third = await services.start("registry").ready()
         await asyncio.sleep(2.0)
 
         assert len(await told(mesh)) == 20
@@ -196,7 +196,7 @@ async def test_no_event_is_lost_with_the_replica_that_made_the_change(
                         tasks.create_task(register(mesh, name, acknowledged))
                     await asyncio.sleep(0.02)
                     deployment.processes[-1].kill()
-                deployment.service("registry")
+                await deployment.start("registry").ready()
 
             async def all_told() -> bool:
                 created = [one.data["name"] for one in await told(mesh, types={THING_CREATED})]
@@ -240,7 +240,7 @@ async def test_what_changed_while_no_registry_was_there_is_told_when_one_is(
                 await bucket.put(key, json.dumps(value).encode())
             await asyncio.sleep(2.5)
 
-            deployment.service("registry")
+            await deployment.start("registry").ready()
             events = await exactly(mesh, 5)
 
         assert {(one.type, one.data["name"]) for one in events[3:]} == {

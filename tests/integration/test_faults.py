@@ -192,17 +192,17 @@ async def mesh(services: Deployment, tenant: str) -> AsyncGenerator[Mesh]:
         yield connected
 
 
-def tellers(services: Deployment, tenant: str, count: int = 2) -> list[Process]:
+async def tellers(services: Deployment, tenant: str, count: int = 2) -> list[Process]:
     started = [
         services.start_agent(TELLER, name="teller", LMOS_TENANT=tenant) for _ in range(count)
     ]
-    return [one.wait_ready() for one in started]
+    return [await one.ready() for one in started]
 
 
 async def test_a_killed_agent_is_neither_found_nor_routed_to(
     services: Deployment, mesh: Mesh, tenant: str, note: Note
 ) -> None:
-    teller = tellers(services, tenant, 1)[0]
+    teller = (await tellers(services, tenant, 1))[0]
     await until(decided, mesh, "teller", within_s=SOON_S)
 
     teller.kill()
@@ -219,7 +219,7 @@ async def test_a_killed_agent_is_neither_found_nor_routed_to(
 async def test_one_that_dies_before_its_first_word_is_replaced_without_a_word(
     services: Deployment, mesh: Mesh, tenant: str, note: Note
 ) -> None:
-    tellers(services, tenant)
+    await tellers(services, tenant)
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -244,7 +244,7 @@ async def test_one_that_dies_before_its_first_word_is_replaced_without_a_word(
 async def test_one_that_dies_after_its_first_word_is_replaced_with_a_restart(
     services: Deployment, mesh: Mesh, tenant: str, note: Note
 ) -> None:
-    tellers(services, tenant)
+    await tellers(services, tenant)
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -272,7 +272,7 @@ async def test_one_that_dies_after_its_first_word_is_replaced_with_a_restart(
 async def test_a_caller_that_cannot_begin_anew_gets_a_clear_error(
     services: Deployment, mesh: Mesh, tenant: str
 ) -> None:
-    tellers(services, tenant)
+    await tellers(services, tenant)
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     request = Converse(message="50 x 0.1", agent="teller", restarts=False)
@@ -290,7 +290,7 @@ async def test_a_caller_that_cannot_begin_anew_gets_a_clear_error(
 async def test_a_caller_of_one_whole_answer_does_not_hear_of_it(
     services: Deployment, mesh: Mesh, tenant: str
 ) -> None:
-    tellers(services, tenant)
+    await tellers(services, tenant)
     await until(decided, mesh, "teller", within_s=SOON_S)
     async with asyncio.TaskGroup() as tasks:
         request = Converse(message="4 x 0.1", agent="teller", restarts=False)
@@ -308,7 +308,7 @@ async def test_what_must_not_be_done_twice_is_not(
 ) -> None:
     banks = [services.start_agent(ONCE, name="bank", LMOS_TENANT=tenant) for _ in range(2)]
     for bank in banks:
-        bank.wait_ready()
+        await bank.ready()
     await until(decided, mesh, "bank", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -328,7 +328,7 @@ async def test_what_nobody_has_begun_is_asked_again_as_soon_as_an_instance_is_lo
     """Also what must not be done twice: without an ack it was not begun."""
     frozen, alive = (services.start_agent(ONCE, name="bank", LMOS_TENANT=tenant) for _ in range(2))
     for bank in (frozen, alive):
-        bank.wait_ready()
+        await bank.ready()
     await until(decided, mesh, "bank", within_s=SOON_S)
     frozen.freeze()
     answers: list[tuple[float, Answer]] = []
@@ -357,7 +357,7 @@ async def test_what_nobody_has_begun_is_asked_again_as_soon_as_an_instance_is_lo
 async def test_where_no_other_instance_is_the_caller_is_told_in_seconds(
     services: Deployment, mesh: Mesh, tenant: str
 ) -> None:
-    teller = tellers(services, tenant, 1)[0]
+    teller = (await tellers(services, tenant, 1))[0]
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -371,16 +371,32 @@ async def test_where_no_other_instance_is_the_caller_is_told_in_seconds(
     assert time.perf_counter() - killed_at < 5.0
 
 
+# How long Python takes to start is the machine's affair, and an answer waits three seconds.
+JOINS_WHEN_TOLD = TELLER.replace(
+    "agent.run()",
+    """
+import json, time
+print(json.dumps({"level": "info", "event": "has started"}), flush=True)
+while not os.path.exists(os.environ["JOIN"]):
+    time.sleep(0.01)
+agent.run()
+""",
+)
+
+
 async def test_an_instance_that_is_started_again_meanwhile_answers(
-    services: Deployment, mesh: Mesh, tenant: str
+    services: Deployment, mesh: Mesh, tenant: str, tmp_path: Path
 ) -> None:
-    teller = tellers(services, tenant, 1)[0]
+    teller = (await tellers(services, tenant, 1))[0]
+    join = tmp_path / "join"
+    again = services.start_agent(JOINS_WHEN_TOLD, name="teller", LMOS_TENANT=tenant, JOIN=str(join))
+    await again.logged("has started")
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(told.follow(mesh, Converse(message="3 x 0.3", agent="teller")))
         await told.has("delta")
-        services.start_agent(TELLER, name="teller", LMOS_TENANT=tenant)
+        join.touch()
         teller.kill()
 
     assert told.error is None
@@ -391,7 +407,7 @@ async def test_under_load_no_answer_is_lost_to_the_death_of_instances(
     services: Deployment, mesh: Mesh, tenant: str
 ) -> None:
     """Four instances, three of them killed one after the other, and every question answered."""
-    running = tellers(services, tenant, 4)
+    running = await tellers(services, tenant, 4)
     await until(decided, mesh, "teller", within_s=SOON_S)
     texts: list[str] = []
 
@@ -462,7 +478,7 @@ async def test_what_one_of_two_agents_of_foreign_make_takes_to_its_grave_the_oth
 async def test_a_frozen_agent_is_routed_to_no_more_and_comes_back(
     services: Deployment, mesh: Mesh, tenant: str, note: Note
 ) -> None:
-    teller = tellers(services, tenant, 1)[0]
+    teller = (await tellers(services, tenant, 1))[0]
     await until(decided, mesh, "teller", within_s=SOON_S)
 
     teller.freeze()
@@ -482,7 +498,7 @@ async def test_a_frozen_agent_is_routed_to_no_more_and_comes_back(
 async def test_what_a_frozen_agent_was_answering_another_one_answers(
     services: Deployment, mesh: Mesh, tenant: str, note: Note
 ) -> None:
-    tellers(services, tenant)
+    await tellers(services, tenant)
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -533,7 +549,7 @@ async def test_services_that_die_are_missed_in_words_and_their_successors_know_e
         mesh,
     ):
         registry, router, runtime = deployment.processes
-        teller = deployment.agent(TELLER, name="teller")
+        teller = await deployment.start_agent(TELLER, name="teller").ready()
         await until(decided, mesh, "teller", within_s=SOON_S)
         await mesh.ask("1 x 0", agent="teller", conversation="c")
 
@@ -547,7 +563,8 @@ async def test_services_that_die_are_missed_in_words_and_their_successors_know_e
         with pytest.raises(Unavailable, match=r"runtime\.converse"):
             await mesh.ask("x", agent="teller")
 
-        deployment.services("registry", "router", "runtime")
+        for one in [deployment.start(name) for name in ("registry", "router", "runtime")]:
+            await one.ready()
         await until(decided, mesh, "teller", within_s=SOON_S)
         assert await instances_of(mesh, "teller") == {teller.instance}
         assert (await mesh.ask("2 x 0", agent="teller", conversation="c")).answer == "0 1 "
@@ -564,7 +581,7 @@ async def test_everything_comes_back_after_the_server_does(
         deployment,
         mesh,
     ):
-        tellers = [deployment.agent(TELLER, name="teller") for _ in range(2)]
+        tellers = [await deployment.start_agent(TELLER, name="teller").ready() for _ in range(2)]
         await until(decided, mesh, "teller", within_s=SOON_S)
         await mesh.ask("1 x 0", agent="teller", conversation="c")
 
@@ -584,7 +601,7 @@ async def test_everything_comes_back_after_the_server_does(
         tellers[0].terminate()
         assert await tellers[0].ended() == 0
         await until(has_instances, mesh, "teller", 1, within_s=1.0)
-        third = deployment.agent(TELLER, name="teller")
+        third = await deployment.start_agent(TELLER, name="teller").ready()
         await until(has_instances, mesh, "teller", 2, within_s=SOON_S)
         third.kill()
         await until(has_instances, mesh, "teller", 1, within_s=UNROUTABLE_S)
@@ -612,7 +629,7 @@ async def test_a_server_that_is_frozen_for_a_while_is_waited_for(
         deployment,
         mesh,
     ):
-        deployment.agent(TELLER, name="teller")
+        await deployment.start_agent(TELLER, name="teller").ready()
         await until(decided, mesh, "teller", within_s=SOON_S)
 
         server.freeze()
@@ -644,7 +661,7 @@ async def test_one_that_dies_while_the_bus_is_lost_is_replaced_soon_after_its_re
         mesh,
     ):
         for _ in range(2):
-            deployment.agent(TELLER, name="teller")
+            await deployment.start_agent(TELLER, name="teller").ready()
         await until(decided, mesh, "teller", within_s=SOON_S)
         async with deployment.client():
             pass  # so that all have been told of a disconnect, and rely on it
@@ -678,7 +695,7 @@ async def test_an_end_that_was_said_while_nobody_could_hear_it_is_missed_soon(
         mesh,
     ):
         runtime = deployment.processes[2]
-        teller = deployment.agent(TELLER, name="teller")
+        teller = await deployment.start_agent(TELLER, name="teller").ready()
         await until(decided, mesh, "teller", within_s=SOON_S)
         told = Told()
         async with asyncio.TaskGroup() as tasks:
@@ -708,7 +725,7 @@ async def test_who_leaves_while_the_server_is_away_does_not_wait_for_it(
 ) -> None:
     server = await start_nats()
     async with small_mesh(server.url, tmp_path, "registry") as (deployment, _):
-        teller = deployment.agent(TELLER, name="teller")
+        teller = await deployment.start_agent(TELLER, name="teller").ready()
         await server.kill()
         began = time.perf_counter()
         for one in (teller, *deployment.processes[:1]):
@@ -728,7 +745,7 @@ async def test_an_agent_says_that_it_is_registered_after_all(
     async with small_mesh(server.url, tmp_path) as (deployment, _):
         teller = deployment.start_agent(TELLER, name="teller")
         await teller.logged("not registered yet")
-        deployment.services("registry")
+        await deployment.start("registry").ready()
         said = await teller.logged("teller is registered now")
 
         assert said["level"] == "warning"
@@ -791,7 +808,7 @@ async def test_without_disconnect_events_a_death_is_noticed_by_asking(
     plain_services: Deployment, tenant: str, note: Note
 ) -> None:
     async with plain_services.client(tenant) as mesh:
-        tellers(plain_services, tenant)
+        await tellers(plain_services, tenant)
         await until(decided, mesh, "teller", within_s=SOON_S)
         told = Told()
         async with asyncio.TaskGroup() as tasks:
@@ -813,7 +830,7 @@ async def test_without_disconnect_events_a_death_before_the_first_word_is_notice
     plain_services: Deployment, tenant: str, note: Note
 ) -> None:
     async with plain_services.client(tenant) as mesh:
-        tellers(plain_services, tenant)
+        await tellers(plain_services, tenant)
         await until(decided, mesh, "teller", within_s=SOON_S)
         told = Told()
         async with asyncio.TaskGroup() as tasks:
@@ -834,7 +851,7 @@ async def test_without_disconnect_events_the_lease_ends_who_is_killed(
     plain_services: Deployment, tenant: str, note: Note
 ) -> None:
     async with plain_services.client(tenant) as mesh:
-        teller = tellers(plain_services, tenant, 1)[0]
+        teller = (await tellers(plain_services, tenant, 1))[0]
         await until(decided, mesh, "teller", within_s=SOON_S)
 
         teller.kill()
@@ -849,7 +866,7 @@ async def test_without_disconnect_events_whoever_asks_a_dead_agent_is_told_at_on
 ) -> None:
     """No responders: also the registry and the router learn nothing before the lease ends."""
     async with plain_services.client(tenant) as mesh:
-        teller = tellers(plain_services, tenant, 1)[0]
+        teller = (await tellers(plain_services, tenant, 1))[0]
         await until(decided, mesh, "teller", within_s=SOON_S)
         teller.kill()
 
@@ -865,7 +882,7 @@ async def test_without_disconnect_events_a_goodbye_counts_at_once(
     plain_services: Deployment, tenant: str
 ) -> None:
     async with plain_services.client(tenant) as mesh:
-        teller = tellers(plain_services, tenant, 1)[0]
+        teller = (await tellers(plain_services, tenant, 1))[0]
         await until(decided, mesh, "teller", within_s=SOON_S)
         teller.terminate()
         await until(undecided, mesh, "teller", within_s=UNROUTABLE_S)
@@ -878,7 +895,7 @@ async def test_without_disconnect_events_a_killed_runtime_is_noticed_by_its_call
     second = plain_services.service("runtime")
     conversation = new_name("c")
     async with plain_services.client(tenant) as mesh:
-        tellers(plain_services, tenant, 1)
+        await tellers(plain_services, tenant, 1)
         await until(decided, mesh, "teller", within_s=SOON_S)
         kinds: list[str] = []
         killed_at = 0.0

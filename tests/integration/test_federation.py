@@ -67,8 +67,8 @@ class City:
         }
         self.deployment.services(*["registry"] * replicas, **settings)
 
-    def open_directory(self) -> None:
-        self.deployment.service("http", LMOS_HTTP_PORT=str(self.port))
+    async def open_directory(self) -> None:
+        await self.deployment.start("http", LMOS_HTTP_PORT=str(self.port)).ready()
 
     def close_directory(self) -> None:
         for one in self.deployment.processes:
@@ -104,8 +104,8 @@ async def test_two_meshes_find_each_others_agents(start_nats: StartServer, tmp_p
     async with cities(start_nats, tmp_path, "east", "west") as (east, west):
         east.start(west)
         west.start(east)
-        east.open_directory()
-        west.open_directory()
+        await east.open_directory()
+        await west.open_directory()
         async with east.deployment.client() as in_east, west.deployment.client() as in_west:
             for mesh in (in_east, in_west):
                 await mesh.bus.call(REGISTER, Register(thing=record("billing")))
@@ -160,7 +160,7 @@ async def test_two_meshes_find_each_others_agents(start_nats: StartServer, tmp_p
             await asyncio.sleep(STALE_S)
             assert lost < sum(len(one.entries("mesh east does not answer")) for one in logs)
             assert all(len(one.entries("broke off")) <= 3 for one in logs), logs[0].log()
-            east.open_directory()
+            await east.open_directory()
             await until(are, in_west, "billing", "billing@east", LAMP["id"], within_s=SOON_S)
 
 
@@ -172,7 +172,7 @@ async def test_a_chain_of_meshes_passes_nothing_on(start_nats: StartServer, tmp_
     async with cities(start_nats, tmp_path, "a", "b", "c") as (a, b, c):
         for one, next in ((a, b), (b, c), (c, a)):
             one.start(next, replicas=1)
-            one.open_directory()
+            await one.open_directory()
         async with a.deployment.client() as mesh:
             await mesh.bus.call(REGISTER, Register(thing=record("x")))
         async with (
@@ -191,7 +191,7 @@ async def test_the_replica_that_mirrors_is_followed_by_another(
 ) -> None:
     async with cities(start_nats, tmp_path, "east", "west") as (east, west):
         east.start(replicas=1)
-        east.open_directory()
+        await east.open_directory()
         west.start(east, replicas=2)
         async with east.deployment.client() as in_east, west.deployment.client() as in_west:
             await in_east.bus.call(REGISTER, Register(thing=record("x")))
@@ -208,7 +208,7 @@ async def test_an_agent_of_ours_takes_its_name_and_its_id_whatever_is_mirrored(
 ) -> None:
     async with cities(start_nats, tmp_path, "east", "west") as (east, west):
         east.start(replicas=1)
-        east.open_directory()
+        await east.open_directory()
         west.start(east, replicas=1)
         async with east.deployment.client() as in_east, west.deployment.client() as in_west:
             await in_east.bus.call(REGISTER, Register(thing=record("billing")))
@@ -273,11 +273,11 @@ async def test_a_hostile_directory_gives_nothing_that_is_not_valid(
         nats = await start_nats()
         deployment = Deployment(nats.url, tmp_path)
         try:
-            process = deployment.service(
+            process = await deployment.start(
                 "registry",
                 LMOS_REGISTRY_PEERS=f"http://127.0.0.1:{port}",
                 LMOS_REGISTRY_PEER_STALE_S=str(STALE_S),
-            )
+            ).ready()
             name = f"good@127.0.0.1:{port}"
             async with deployment.client() as mesh:
                 await until(are, mesh, name, within_s=SOON_S)

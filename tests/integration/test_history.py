@@ -105,7 +105,7 @@ def conversation() -> str:
 async def test_a_runtime_that_is_killed_between_turns_takes_nothing_with_it(
     services: Deployment, mesh: Mesh, conversation: str
 ) -> None:
-    third = services.service("runtime")
+    third = await services.start("runtime").ready()
     await ask(mesh, "one", conversation=conversation)
     carried = await carried_by(mesh, third, conversation)
 
@@ -132,7 +132,7 @@ async def test_a_runtime_that_is_killed_in_mid_turn_leaves_the_conversation_usab
     services: Deployment, mesh: Mesh, conversation: str
 ) -> None:
     """The plain caller of that turn waits in vain; whoever comes next does not."""
-    third = services.service("runtime")
+    third = await services.start("runtime").ready()
     async with asyncio.TaskGroup() as tasks:
         lost = await running_at(mesh, third, conversation, tasks)
         third.kill()
@@ -182,7 +182,7 @@ async def test_a_turn_outlives_the_runtime_that_carries_it_for_our_own_client(
     services: Deployment, mesh: Mesh, conversation: str
 ) -> None:
     """`Mesh.converse` asks again under the same turn id, and says `restart`."""
-    third = services.service("runtime")
+    third = await services.start("runtime").ready()
     kinds: list[str] = []
     words: list[str] = []
     while kinds[-1:] != ["end"]:
@@ -213,7 +213,7 @@ async def test_a_turn_outlives_the_runtime_that_carries_it_for_our_own_client(
 async def test_a_frozen_runtime_holds_a_conversation_no_longer_than_its_connection(
     services: Deployment, mesh: Mesh, conversation: str
 ) -> None:
-    third = services.service("runtime")
+    third = await services.start("runtime").ready()
     async with asyncio.TaskGroup() as tasks:
         lost = await running_at(mesh, third, conversation, tasks)
         third.freeze()
@@ -236,7 +236,7 @@ async def test_a_frozen_runtime_holds_a_conversation_no_longer_than_its_connecti
 async def test_a_runtime_that_is_told_to_stop_finishes_what_it_carries(
     services: Deployment, mesh: Mesh, conversation: str
 ) -> None:
-    third = services.service("runtime")
+    third = await services.start("runtime").ready()
     async with asyncio.TaskGroup() as tasks:
         turns = [
             tasks.create_task(ask(mesh, "4 x 0.1", "teller", conversation=f"{conversation}-{at}"))

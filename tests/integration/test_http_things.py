@@ -477,10 +477,11 @@ async def test_a_collection_says_how_many_there_are_and_where_more_are(nats_mesh
 async def test_more_than_fits_into_one_reply_is_listed_whole(nats_mesh: NatsMesh):
     long = "x" * 8000
     async with directory(nats_mesh) as tdd:
-        async with asyncio.TaskGroup() as tasks:
-            for n in range(300):
-                td = lamp(f"urn:{n:03}") | {"description": long}
-                tasks.create_task(tdd.put(f"urn:{n:03}", td))
+        for begin in range(0, 300, 50):
+            async with asyncio.TaskGroup() as tasks:
+                for n in range(begin, begin + 50):
+                    td = lamp(f"urn:{n:03}") | {"description": long}
+                    tasks.create_task(tdd.put(f"urn:{n:03}", td))
         whole = await tdd.get("/things")
         collection = await tdd.get("/things?format=collection")
 

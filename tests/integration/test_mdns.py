@@ -579,7 +579,7 @@ async def test_a_name_that_is_taken_is_left_to_its_owner(
 
     found = await other.until(lambda one: is_(one, PTR, DIRECTORY))
     assert found.data == f"LMOS demo-2.{SERVICE}"
-    assert adapter.entries("is taken on this network")
+    await adapter.logged("is taken on this network")
     adapter.terminate()
     assert await adapter.ended() == 0
 

@@ -45,7 +45,7 @@ async def test_who_can_help_is_found_in_words_that_nobody_has_used(
             assert await meanings.score(tenant, "someone who can reimburse me") is None
             assert "no router" in meanings.note
 
-            deployment.service("router")
+            await deployment.start("router").ready()
 
             async def embedded() -> bool:
                 return not meanings.pending(tenant)[0]
@@ -84,7 +84,7 @@ async def test_the_registry_compares_words_until_a_router_tells_it_what_they_mea
             assert any("no router" in note for note in by_words.notes)
             assert [one.name for one in by_words.things] == ["billing"]
 
-            deployment.service("router")
+            await deployment.start("router").ready()
 
             async def known() -> bool:
                 told = await mesh.bus.call(FIND_THINGS, wanted)
