@@ -206,7 +206,8 @@ async def test_no_event_is_lost_with_the_replica_that_made_the_change(
             await asyncio.sleep(1.5)
             created = Counter(one.data["name"] for one in await told(mesh, types={THING_CREATED}))
         assert max(created.values()) == 1
-        assert len(acknowledged) > 45
+        # About half of them were asked of the replica that was killed, each time.
+        assert len(acknowledged) > 20
     finally:
         deployment.stop()
 
@@ -271,9 +272,11 @@ async def test_a_restart_of_the_bus_is_nobodys_death(
             # As long as a lease may be away before its process is told to be gone.
             await asyncio.sleep(9.0)
             events = await told(mesh)
+        assert follower.stdout is not None
+        lines = [await asyncio.to_thread(follower.stdout.readline) for _ in events]
         follower.terminate()
-        output, _ = await asyncio.to_thread(follower.communicate, timeout=10)
-        shown = [json.loads(line) for line in output.splitlines()]
+        rest, _ = await asyncio.to_thread(follower.communicate, timeout=10)
+        shown = [json.loads(line) for line in [*lines, *rest.splitlines()]]
         assert agent.alive
         assert Counter(one.type for one in events) == {INSTANCE_JOINED: 1, THING_CREATED: 2}
         assert [one["id"] for one in shown] == [one.id for one in events]
