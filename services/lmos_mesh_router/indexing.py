@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +32,7 @@ from lmos_mesh_router.evidence import (
 )
 from lmos_mesh_router.hashing import DIMENSIONS, MAX_CHARACTERS, hash_text
 from lmos_mesh_router.kept_vectors import KeptVectors
+from lmos_mesh_router.nearest import Frozen, available
 from lmos_mesh_router.ranking import Learned, Ranking, rank
 from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
 
@@ -47,6 +48,7 @@ _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
 _MOST_VIEWS = 1024
 _AGAIN_S = 1.0
+_MOST_REST_S = 10.0
 
 LAST_STAGE = 2
 
@@ -143,6 +145,9 @@ class Progress:
         failed: Why the last training failed; empty if it did not.
         embedded: How many texts of agents this process had to embed.
         kept: How many it had not to, because their vectors were kept.
+        frozen: How often an approximate index was made.
+        freezing_s: How long that took the last time.
+        recall: The share of the nearest that it names.
     """
 
     version: int = 0
@@ -153,6 +158,9 @@ class Progress:
     failed: str = ""
     embedded: int = 0
     kept: int = 0
+    frozen: int = 0
+    freezing_s: float = 0.0
+    recall: float = 1.0
 
 
 class Index:
@@ -172,6 +180,7 @@ class Index:
         self._wake = asyncio.Event()
         self._learnable = asyncio.Event()
         self._whole = asyncio.Event()
+        self._shown = asyncio.Event()
         directory.on_change(self._on_change)
 
     @property
@@ -288,6 +297,11 @@ class Index:
 
     async def run(self) -> None:
         """Follow what changes until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._keep_fast())
+
+    async def _follow(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -388,6 +402,7 @@ class Index:
             state.views.clear()
             state.trained = False
         self.progress.version += 1
+        self._shown.set()
         state.shown_s = state.last_changed_s = time.monotonic()
         state.took_s = state.shown_s - began
         if state.changed_s is None:
@@ -409,7 +424,9 @@ class Index:
             old = blocks.pop(key, None)
             if evidence:
                 blocks[key] = self._block(key, evidence, vectors, old)
-        matrix = EvidenceMatrix.of(blocks.values(), self._dimensions, self._words)
+        matrix = EvidenceMatrix.of(
+            blocks.values(), self._dimensions, self._words, frozen=before.matrix.nearest.frozen
+        )
         return before.changed_to(matrix)
 
     def _block(
@@ -430,6 +447,47 @@ class Index:
         return Block.build(
             key, evidence, np.stack([vectors[one.text] for one in evidence]), np.stack(words)
         )
+
+    # -- how it is searched --
+
+    async def _keep_fast(self) -> None:
+        """Make the index of a large tenant anew when it has become too old."""
+        while True:
+            await self._shown.wait()
+            self._shown.clear()
+            due = [one for one in self._tenants.values() if one.learned.matrix.nearest.due]
+            if due and not available():
+                logger.warning(
+                    "%d capabilities are compared one by one, as FAISS is not installed; "
+                    "pip install 'lmos-mesh[router]'",
+                    sum(len(one.learned.matrix.classes) for one in due),
+                )
+                return
+            for state in due:
+                began = time.monotonic()
+                try:
+                    await self._freeze(state)
+                except Exception:
+                    logger.exception("no index could be made; all is compared one by one")
+                    await asyncio.sleep(_AGAIN_S)
+                    self._shown.set()
+                took_s = time.monotonic() - began
+                # While thousands join, each second another one would be made for nothing.
+                await asyncio.sleep(min(_MOST_REST_S, _SHARE_OF_SHOWING * took_s))
+
+    async def _freeze(self, state: _Tenant) -> None:
+        began = time.monotonic()
+        frozen = await asyncio.to_thread(state.learned.matrix.freeze)
+        async with state.changing:
+            state.learned = await asyncio.to_thread(_indexed, state.learned, frozen)
+            state.views.clear()
+        progress = self.progress
+        progress.version += 1
+        progress.frozen += 1
+        progress.freezing_s = time.monotonic() - began
+        progress.recall = frozen.recall
+        if state.learned.matrix.nearest.due:
+            self._shown.set()
 
     # -- what is learned --
 
@@ -495,6 +553,10 @@ class Index:
         logger.info(
             "learned from %d texts of tenant %s in %.1f s", len(matrix), tenant, progress.training_s
         )
+
+
+def _indexed(learned: Learned, frozen: Frozen) -> Learned:
+    return replace(learned, matrix=learned.matrix.indexed(frozen))
 
 
 _NO_WORDS = np.zeros(0, np.float32)
