@@ -7,10 +7,13 @@ how long a search takes, what it finds and what it needs can.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from lmos_mesh.membership import ThingKey
+from lmos_mesh_router.encoder import Encoder
 from lmos_mesh_router.evidence import Block, Evidence, EvidenceMatrix, Query
 
 SPREAD = 1.0
@@ -99,4 +102,55 @@ class MadeUp:
             middles = self.middles(int(chance.choice(agents)))
             said = self.around(middles[chance.integers(len(middles))], 1, chance)[0]
             found.append(Query(said, self._words[chance.integers(len(self._words))]))
+        return found
+
+
+class Registered:
+    """The agents of a fleet as they register, and the vectors of what they say.
+
+    An encoder whose vectors are made up for what the fleet says, and the model's for the rest.
+    """
+
+    semantic = True
+    reason = ""
+    name = "made up"
+    fingerprint = "made-up"
+
+    def __init__(self, fleet: MadeUp, model: Encoder) -> None:
+        self._fleet, self._model = fleet, model
+        self._middles: dict[int, np.ndarray] = {}
+        self.dimensions = model.dimensions
+
+    def thing(self, agent: int) -> dict[str, Any]:
+        """What an agent registers."""
+        shape = self._fleet.shape
+        return {
+            "name": self._fleet.key(agent).name,
+            "capabilities": [
+                {
+                    "id": f"c{capability:03d}",
+                    "name": f"{agent} {capability} name",
+                    "examples": [
+                        f"{agent} {capability} example {number}" for number in range(shape.examples)
+                    ],
+                }
+                for capability in range(shape.capabilities)
+            ],
+        }
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """One row per text."""
+        found = np.empty((len(texts), self.dimensions), np.float32)
+        real: list[int] = []
+        for at, text in enumerate(texts):
+            agent, _, rest = text.partition(" ")
+            capability, _, rest = rest.partition(" ")
+            if not (agent.isdigit() and capability.isdigit()):
+                real.append(at)
+                continue
+            middles = self._fleet.middles(int(agent))
+            chance = np.random.default_rng(crc32(text.encode()))
+            found[at] = self._fleet.around(middles[int(capability)], 1, chance)[0]
+        if real:
+            found[real] = self._model.encode([texts[at] for at in real])
         return found

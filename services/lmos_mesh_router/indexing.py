@@ -31,6 +31,7 @@ from lmos_mesh_router.evidence import (
     most_telling_first,
 )
 from lmos_mesh_router.hashing import DIMENSIONS, MAX_CHARACTERS, hash_text
+from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import KeptVectors
 from lmos_mesh_router.nearest import Frozen, available
 from lmos_mesh_router.ranking import Learned, Ranking, rank
@@ -139,6 +140,7 @@ class Progress:
     Attributes:
         version: Rises with everything that is swapped in.
         trainings: How often something was learned.
+        recalled: How often it was not, because it was kept.
         training_s: How long that took the last time.
         trained_at: When, as Unix time.
         training: Whether something is being learned now.
@@ -152,6 +154,7 @@ class Progress:
 
     version: int = 0
     trainings: int = 0
+    recalled: int = 0
     training_s: float = 0.0
     trained_at: float = 0.0
     training: bool = False
@@ -166,12 +169,19 @@ class Progress:
 class Index:
     """What the router knows of every tenant. All but `run` and `learn` happens between awaits."""
 
-    def __init__(self, directory: Directory, embedder: Embedder, kept: KeptVectors) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        embedder: Embedder,
+        kept: KeptVectors,
+        lessons: KeptLessons,
+    ) -> None:
         encoder = embedder.encoder
         self.progress = Progress()
         self._directory = directory
         self._embedder = embedder
         self._kept = kept
+        self._lessons = lessons
         self._dimensions = encoder.dimensions
         # An encoder that knows spelling only has it in its vectors already.
         self._words = DIMENSIONS if encoder.semantic else 0
@@ -532,7 +542,7 @@ class Index:
         began = time.monotonic()
         self.progress.training = True
         try:
-            lesson = await train_apart(matrix)
+            lesson, is_new = await self._lessons.lesson(matrix, train_apart)
         except (TrainingFailed, OSError) as exc:
             self.progress.failed = str(exc)
             logger.warning("nothing was learned; what is known goes on: %s", exc)
@@ -546,12 +556,17 @@ class Index:
             state.trained = now is matrix
         progress = self.progress
         progress.version += 1
-        progress.trainings += 1
+        progress.trainings += is_new
+        progress.recalled += not is_new
         progress.training_s = time.monotonic() - began
         progress.trained_at = time.time()
         progress.failed = ""
         logger.info(
-            "learned from %d texts of tenant %s in %.1f s", len(matrix), tenant, progress.training_s
+            "%s from %d texts of tenant %s in %.1f s",
+            "learned" if is_new else "recalled what was learned",
+            len(matrix),
+            tenant,
+            progress.training_s,
         )
 
 

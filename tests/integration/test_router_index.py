@@ -15,6 +15,7 @@ from lmos_mesh_router import indexing, nearest
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import HashingEncoder
 from lmos_mesh_router.indexing import Index, View
+from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import EMBEDDINGS, KeptVectors
 from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.training import TrainingFailed
@@ -64,7 +65,7 @@ async def replica(mesh: MemoryMesh, *, learns: bool = False) -> AsyncGenerator[I
         await kept.read(now=time.time())
         bus.spawn(kept.run())
         directory = Directory(bus)
-        index = Index(directory, embedder, kept)
+        index = Index(directory, embedder, kept, KeptLessons(store, encoder.fingerprint))
         await directory.follow()
         bus.spawn(index.run())
         assert await index.until_whole(within_s=SOON_S)
@@ -283,6 +284,10 @@ async def test_when_it_is_quiet_all_is_learned_and_replicas_agree(
                 assert [a.key for a in here.ranked] == [b.key for b in there.ranked]
                 assert here.confidence == pytest.approx(there.confidence, abs=1e-3)
                 assert here.share == pytest.approx(there.share, abs=1e-3)
+            assert one.progress.trainings + other.progress.trainings <= 2
+        async with replica(memory_mesh, learns=True) as later:
+            await until(has_learned, later, within_s=SOON_S)
+            assert (later.progress.trainings, later.progress.recalled) == (0, 1)
 
 
 async def has_learned(index: Index) -> bool:
