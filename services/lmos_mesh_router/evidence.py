@@ -12,7 +12,7 @@ or subset may see is a mask over classes, not a matrix of its own.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -301,6 +301,10 @@ class EvidenceMatrix:
         """The same with another index."""
         nearest = Nearest(self.parts, self.first_of, self.means, frozen)
         return replace(self, nearest=nearest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was put together from the parts can be put together again."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
     def evidence(self) -> tuple[Evidence, ...]:

@@ -146,7 +146,7 @@ class Nearest:
         frozen: Frozen | None = None,
     ) -> None:
         self.frozen = frozen
-        self._vectors = vectors
+        self._parts, self._first_of, self._vectors = parts, first_of, vectors
         self._selections: dict[int, _Selection] = {}
         if frozen is None:
             self._place, self._new = np.zeros(0, np.int64), np.arange(len(vectors))
@@ -155,6 +155,10 @@ class Nearest:
             self._place, self._new = _places(frozen, parts, first_of)
             self._new_vectors = vectors[self._new]  # all are compared, so they lie side by side
         self._gone = int(np.count_nonzero(self._place < 0))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process does without the index."""
+        return Nearest, (self._parts, self._first_of, self._vectors)
 
     @property
     def approximates(self) -> bool:
