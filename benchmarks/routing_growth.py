@@ -17,7 +17,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -121,12 +121,25 @@ def timed(learned: Learned, messages: list[Query], eligible: Mask | None = None)
     for one in messages[:100]:
         rank(one, learned, eligible)
     times: list[float] = []
+    alone: list[float] = []
     for one in messages:
+        waited = waited_ns()
         began = time.perf_counter()
         rank(one, learned, eligible)
         times.append((time.perf_counter() - began) * 1e3)
+        if waited_ns() == waited:
+            alone.append(times[-1])
     p50, p99 = np.percentile(times, (50, 99)).tolist()
-    return {"p50_ms": p50, "p99_ms": p99}
+    clean = np.percentile(alone or times, (50, 99)).tolist()
+    return {"p50_ms": p50, "p99_ms": p99, "clean_p50_ms": clean[0], "clean_p99_ms": clean[1]}
+
+
+def waited_ns() -> int:
+    """How long this thread has waited for a core so far; constant where nobody says."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except OSError:
+        return 0
 
 
 def recall(matrix: EvidenceMatrix, messages: list[Query]) -> float:
@@ -176,7 +189,9 @@ async def joining(fleet: MadeUp, encoder: Registered) -> dict[str, Any]:
         bus.spawn(index.run(), name="index")
         assert await index.until_whole(within_s=WITHIN_S)
         found: dict[str, Any] = {"first_s": time.perf_counter() - began}
+        deadline = time.monotonic() + WITHIN_S
         while index.view(TENANT, "web", "stable").learned.matrix.nearest.due:
+            assert time.monotonic() < deadline, "no index is made"
             await asyncio.sleep(0.1)
         steps: dict[str, list[float]] = {"join": [], "change": [], "leave": []}
         meanwhile: list[float] = []
@@ -217,13 +232,10 @@ async def one_comes_and_goes(
     name = f"joiner{number}"
     said, other = f"repair the roof of house {number}", f"paint the fence of garden {number}"
 
-    def is_first(text: str) -> Callable[[], Any]:
-        async def check() -> bool:
-            (query,) = await index.queries([text])
-            ranked = index.view(TENANT, "web", "stable").rank(query).ranked
-            return bool(ranked) and ranked[0].key.name == name
-
-        return check
+    async def is_first(text: str) -> bool:
+        (query,) = await index.queries([text])
+        ranked = index.view(TENANT, "web", "stable").rank(query).ranked
+        return bool(ranked) and ranked[0].key.name == name and text in ranked[0].evidence.text
 
     await index.queries([said, other])
     for step, text, wanted in (
@@ -231,14 +243,14 @@ async def one_comes_and_goes(
         ("change", other, True),
         ("leave", other, False),
     ):
-        check = is_first(text)
         began = time.perf_counter()
         if step == "leave":
             key = subjects.key(TENANT, name, "stable")
             await town.transport.key_value(REGISTRY).delete(key)
         else:
             await register(town, a_real_agent(name, text))
-        while await check() != wanted:
+        while await is_first(text) != wanted:
+            assert time.perf_counter() - began < WITHIN_S, f"never decided for: {step}"
             await asyncio.sleep(0.002)
         steps[step].append((time.perf_counter() - began) * 1e3)
 

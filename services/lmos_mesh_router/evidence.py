@@ -290,10 +290,10 @@ class EvidenceMatrix:
 
     def freeze(self) -> Frozen:
         """An index of the classes as they are now. Takes seconds where they are many."""
-        agents = np.unique(np.linspace(0, len(self.parts) - 1, _TRIED).astype(np.int64))
+        step = max(1, len(self.parts) // _TRIED)
         # What people say is like the examples, not like their means.
         tried = np.stack(
-            [self.parts[at].vectors[at % len(self.parts[at].vectors)] for at in agents]
+            [one.vectors[at % len(one.vectors)] for at, one in enumerate(self.parts[::step])]
         )
         return freeze(self.parts, self.first_of, self.means, tried)
 

@@ -47,7 +47,7 @@ PATIENCE_S = 10.0
 
 _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
-_MOST_VIEWS = 1024
+_MOST_VIEWS = 256
 _AGAIN_S = 1.0
 _MOST_REST_S = 10.0
 
@@ -118,6 +118,9 @@ class _Tenant:
 
     Attributes:
         things: What the agents were when they were last looked at.
+        views: By channel and subset, of the latest that is known.
+        allowed: Who may be chosen there. Agents are looked at one by one as they change: to look
+            at thousands for the first message after each change would keep it waiting.
         changed_s: Since when there is something that was not learned from; None if there is not.
     """
 
@@ -125,6 +128,9 @@ class _Tenant:
     things: dict[ThingKey, Thing] = field(default_factory=dict[ThingKey, Thing])
     pending: dict[ThingKey, _Pending] = field(default_factory=dict[ThingKey, _Pending])
     views: dict[tuple[str, str], View] = field(default_factory=dict[tuple[str, str], View])
+    allowed: dict[tuple[str, str], set[ThingKey]] = field(
+        default_factory=dict[tuple[str, str], set[ThingKey]]
+    )
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     shown_s: float = 0.0
     took_s: float = 0.0
@@ -204,14 +210,28 @@ class Index:
         state = self._tenants.get(tenant)
         if state is None:
             return View(self._nothing, np.zeros(0, np.bool_))
-        view = state.views.get((channel, subset))
+        place = (channel, subset)
+        view = state.views.get(place)
         if view is None:
-            if len(state.views) >= _MOST_VIEWS:
-                state.views.clear()
             matrix = state.learned.matrix
-            mask = matrix.mask(key for key in matrix.agents if self._eligible(key, channel, subset))
-            view = state.views[channel, subset] = View(state.learned, mask)
+            allowed = state.allowed.get(place)
+            if allowed is None:
+                if len(state.allowed) >= _MOST_VIEWS:
+                    state.views.clear()
+                    state.allowed.clear()
+                allowed = {key for key in matrix.agents if self._eligible(key, channel, subset)}
+                state.allowed[place] = allowed
+            view = state.views[place] = View(state.learned, matrix.mask(allowed))
         return view
+
+    def _look_again(self, state: _Tenant, key: ThingKey) -> None:
+        """Whether an agent may be chosen, wherever somebody asked."""
+        state.views.clear()
+        for (channel, subset), allowed in state.allowed.items():
+            if self._eligible(key, channel, subset):
+                allowed.add(key)
+            else:
+                allowed.discard(key)
 
     def _eligible(self, key: ThingKey, channel: str, subset: str) -> bool:
         membership = self._membership
@@ -274,7 +294,7 @@ class Index:
                 if thing is None:
                     continue
                 state = self._tenants[key.tenant] = _Tenant(self._nothing)
-            state.views.clear()
+            self._look_again(state, key)
             known = state.things.get(key)
             if known is not thing and known != thing:
                 self._change(state, key, thing)
@@ -409,7 +429,8 @@ class Index:
         async with state.changing:
             before = state.learned
             state.learned = await asyncio.to_thread(self._built, before, parts)
-            state.views.clear()
+            for key in parts:
+                self._look_again(state, key)
             state.trained = False
         self.progress.version += 1
         self._shown.set()

@@ -89,8 +89,8 @@ def freeze(parts: tuple[object, ...], first_of: Rows, vectors: Floats, tried: Fl
     # Four bits for each two numbers: a sixteenth of the memory, and looked through in registers.
     pieces = width // 2 if width % 2 == 0 else width
     index = faiss.IndexPQFastScan(width, pieces, 4, faiss.METRIC_INNER_PRODUCT)
-    chosen = np.linspace(0, count - 1, min(count, _TRAINED_ON)).astype(np.int64)
-    cast("Any", index).train(np.ascontiguousarray(vectors[chosen]))
+    step = max(1, count // _TRAINED_ON)
+    cast("Any", index).train(np.ascontiguousarray(vectors[::step]))
     cast("Any", index).add(vectors)
     named, recall = _tried(index, vectors, tried)
     return Frozen(parts, first_of, index, named, recall)
