@@ -8,11 +8,10 @@ import time
 import pytest
 
 from lmos_mesh_router.apart import WorkFailed, apart
-from lmos_mesh_router.linting import lint
 from lmos_mesh_router.ranking import Learned, rank
 from tests.router_fleets import fleet, near
 
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 async def test_the_result_is_that_of_the_function() -> None:
@@ -20,7 +19,6 @@ async def test_the_result_is_that_of_the_function() -> None:
 
     async with asyncio.timeout(SOON_S):
         assert await apart(rank, near(1, 0, 7), learned) == rank(near(1, 0, 7), learned)
-        assert await apart(lint, learned, {}) == lint(learned, {})
         assert await apart(os.getpid) != os.getpid()
 
 
