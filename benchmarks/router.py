@@ -3,6 +3,7 @@
     LMOS_BENCH_DATA=DIR python benchmarks/router.py            # six seeds, on the test sets
     LMOS_BENCH_DATA=DIR python benchmarks/router.py --quick    # one seed: shows that it runs
     LMOS_BENCH_DATA=DIR python benchmarks/router.py --split val  # what may be looked at to tune
+    LMOS_BENCH_DATA=DIR python benchmarks/router.py --scale    # made-up fleets of up to 500,000
 
 Every contender gets the same encoder, the same examples and the same messages. Nothing of what
 is measured on is used for learning: weights, temperatures and thresholds come from the registered
@@ -20,6 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import importlib.util
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -352,6 +355,71 @@ def timed(
     return times
 
 
+# Agents, capabilities of each, examples of each; whether agents come and go meanwhile.
+GROWTH = (
+    ((100, 10, 10), True),
+    ((300, 10, 10), False),
+    ((1_000, 10, 10), True),
+    ((1_000, 100, 1), False),
+    ((3_000, 5, 10), False),
+    ((10_000, 5, 10), False),
+)
+
+
+def scale(run: Run, *, quick: bool) -> list[dict[str, Any]]:
+    """Fleets of many sizes, each in a process of its own; the vectors are made up."""
+    found: list[dict[str, Any]] = []
+    for shape, joins in GROWTH[:1] if quick else GROWTH:
+        command = [sys.executable, str(Path(__file__).with_name("routing_growth.py"))]
+        command += [*map(str, shape), *(["--joins"] if joins else [])]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        one: dict[str, Any] = json.loads(said.splitlines()[-1])
+        found.append(one)
+        print(said.splitlines()[-1], flush=True)
+        add, name = run.table.add, f"{one['vectors']:,} vectors, {one['classes']:,} capabilities"
+        most = 1.0 if one["vectors"] <= 100_000 else 5.0
+        compared = f"{one['exact_p50_ms']:.2f}"
+        add(f"{name}: p50 ms", one["p50_ms"], most, most=True, one_by_one=compared)
+        if "recall" in one:
+            add("  of the ten nearest found", one["recall"], 0.99)
+        if joins:
+            for step in ("join", "change", "leave"):
+                add(f"  decided for after: {step}, ms", one[f"{step}_p50_ms"], 500, most=True)
+    return found
+
+
+def draw_growth(found: list[dict[str, Any]]) -> None:
+    """Time, memory and rebuilding by size."""
+    if importlib.util.find_spec("matplotlib") is None or len(found) < 2:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    rows = sorted((one for one in found if one["examples"] > 1), key=lambda one: one["vectors"])
+    sizes = [one["vectors"] for one in rows]
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 4))
+    for name, label in (("clean_p50_ms", "p50"), ("clean_p99_ms", "p99")):
+        panels[0].plot(sizes, [one[name] for one in rows], "o-", label=label)
+    panels[0].plot(sizes, [one["exact_clean_p50_ms"] for one in rows], "--", label="one by one")
+    panels[0].set(title="decision, ms", yscale="log")
+    panels[0].legend()
+    panels[1].plot(sizes, [one["evidence_mb"] + one.get("index_mb", 0) for one in rows], "o-")
+    panels[1].set(title="memory, MB", yscale="log")
+    panels[2].plot(sizes, [one["rebuild_ms"] / 1e3 for one in rows], "o-", label="snapshot")
+    frozen = [(one["vectors"], one["freeze_s"]) for one in rows if "freeze_s" in one]
+    panels[2].plot(*zip(*frozen, strict=True), "o-", label="approximate index")
+    panels[2].set(title="made anew, s", yscale="log")
+    panels[2].legend()
+    for panel in panels:
+        panel.set(xlabel="vectors", xscale="log")
+    figure.tight_layout()
+    figure.savefig(display.RESULTS / "router-scale.png", dpi=120)
+    pyplot.close(figure)
+    print(f"plots: {display.RESULTS / 'router-scale.png'}")
+
+
 def draw(run: Run) -> None:
     """The abstention curve and the reliability diagram of the last seed."""
     if importlib.util.find_spec("matplotlib") is None or not run.curves:
@@ -388,6 +456,7 @@ def main() -> None:
     """Measure, print the table, keep it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--scale", action="store_true", help="made-up fleets instead")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--cache", type=Path, default=display.RESULTS / "router-vectors")
     options = parser.parse_args()
@@ -396,6 +465,15 @@ def main() -> None:
         sys.exit(f"benchmark: routing is measured with the model: {vectors.encoder.reason}")
     run = Run(Table(), vectors, range(1 if options.quick else 6), options.split)
     data = Clinc.load()
+    if options.scale:
+        vectors.prepare([one.text for one in data.splits["train"]][::3])
+        growth = scale(run, quick=options.quick)
+        heads = ["made up", "ours", "aim", "", *run.table.contenders()]
+        rows = run.table.rows.values()
+        print(display.table(heads, [row.cells(run.table.contenders()) for row in rows]))
+        print(f"figures: {display.save('router-scale', {'rows': growth})}")
+        draw_growth(growth)
+        return
     if options.split == "test":
         lmos(run)
     clinc(run, data)

@@ -81,6 +81,10 @@ class Vectors:
         np.savez(kept, texts=packed, vectors=np.stack(list(self._known.values())))
         kept.replace(self._path)
 
+    def all(self) -> np.ndarray:
+        """The vectors of all texts that were ever embedded."""
+        return np.stack(list(self._known.values()))
+
     def words(self, text: str) -> np.ndarray:
         found = self._words.get(text)
         if found is None:

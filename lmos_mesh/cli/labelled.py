@@ -20,6 +20,7 @@ NOBODY = frozenset({"", "oos", "none", "out_of_scope"})
 
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_CHARACTERS = 16_384
+_PER_ROW = 32
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
@@ -73,6 +74,24 @@ def sample(rows: Sequence[Row], limit: int | None, *, seed: int) -> list[Row]:
     if limit is None or limit >= len(rows):
         return list(rows)
     chosen = random.Random(seed).sample(range(len(rows)), limit)  # nothing secret
+    return [rows[at] for at in sorted(chosen)]
+
+
+def within(rows: Sequence[Row], most: int, *, seed: int) -> list[Row]:
+    """As many rows as make a message of so many bytes, drawn by chance, in the order of the file.
+
+    A row that alone is too large is left out.
+    """
+    sizes = [len(row.text.encode()) + len(row.agent.encode()) + _PER_ROW for row in rows]
+    order = [at for at in range(len(rows)) if sizes[at] <= most]
+    if len(order) < len(rows) or sum(sizes) > most:
+        random.Random(seed).shuffle(order)  # nothing secret
+    chosen: list[int] = []
+    for at in order:
+        most -= sizes[at]
+        if most < 0:
+            break
+        chosen.append(at)
     return [rows[at] for at in sorted(chosen)]
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh.cli.connection import answering, connected, run
-from lmos_mesh.cli.labelled import Row, contradictions, read_rows, sample
+from lmos_mesh.cli.labelled import Row, contradictions, read_rows, sample, within
 from lmos_mesh.cli.route import plain
 from lmos_mesh.cli.screen import either, err, out, plural, print_json
 from lmos_mesh.errors import SettingsError
@@ -29,7 +29,6 @@ MOST = 4_000
 _OUTCOMES = ("accepted", "corrected", "escalated")
 _MOST_SAID = 60
 _ENVELOPE = 4096
-_PER_ROW = 32
 
 
 def router_fit(
@@ -87,7 +86,6 @@ def router_fit(
             )
         )
     request = FitRouter(
-        rows=tuple(Labelled(message=row.text, agent=row.agent) for row in rows),
         feedback=feedback,
         channel=channel,
         subset=subset,
@@ -95,7 +93,7 @@ def router_fit(
         keep=not dry_run,
         forget=forget,
     )
-    fitted = run(_fit(request, rows, timeout_s, mesh=mesh))
+    fitted = run(_fit(request, rows, seed, timeout_s, mesh=mesh))
     if as_json:
         print_json(fitted.model_dump(mode="json"))
         return 0
@@ -107,19 +105,22 @@ def router_fit(
 
 
 async def _fit(
-    request: FitRouter, rows: Sequence[Row], timeout_s: float, *, mesh: str | None
+    request: FitRouter, rows: Sequence[Row], seed: int, timeout_s: float, *, mesh: str | None
 ) -> Fitted:
     async with connected(mesh) as bus, answering("router"):
-        most = bus.transport.max_payload - _ENVELOPE
-        size = 0
-        for number, row in enumerate(rows):
-            size += len(row.text.encode()) + len(row.agent.encode()) + _PER_ROW
-            if size > most:
-                raise SettingsError(
-                    f"the messages have more than the {most} bytes that go over the bus at a time",
-                    hint=f"--limit {number} takes as many as fit",
+        chosen = within(rows, bus.transport.max_payload - _ENVELOPE, seed=seed)
+        if len(chosen) < len(rows):
+            err().print(
+                Text(
+                    f"{len(chosen)} of {len(rows)} messages are sent, drawn by chance: as many as "
+                    f"go over the bus at a time ({bus.transport.max_payload} bytes)",
+                    "dim",
                 )
-        return await bus.call(FIT_ROUTER, request, timeout_s=timeout_s)
+            )
+        sent = tuple(Labelled(message=row.text, agent=row.agent) for row in chosen)
+        return await bus.call(
+            FIT_ROUTER, request.model_copy(update={"rows": sent}), timeout_s=timeout_s
+        )
 
 
 def beside(before: FitFigures, after: FitFigures) -> RenderableType:

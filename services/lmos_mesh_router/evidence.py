@@ -12,7 +12,7 @@ or subset may see is a mask over classes, not a matrix of its own.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,10 +22,7 @@ import numpy.typing as npt
 
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.things import Thing
-
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from lmos_mesh_router.nearest import Floats, Frozen, Mask, Nearest, Rows, freeze
 
 WORDS_WEIGHT = 0.5
 """How much spelling counts beside meaning. From 0.3 to 0.7 alike on CLINC150 validation data."""
@@ -35,6 +32,9 @@ ENOUGH_EXAMPLES = 10
 
 AGENT_WEIGHT = 0.5
 """What an agent's own description weighs, spread over its capabilities."""
+
+_TRIED = 256
+"""Texts that an index is tried with."""
 
 PHRASES = (
     "{name}",
@@ -216,6 +216,7 @@ class EvidenceMatrix:
         means: The direction of each class by meaning alone, float32[classes, d].
         masses: The sum of the weights of each class, float32[classes].
         of_agents: Where the rows said of each whole agent begin, int64[agents + 1].
+        nearest: Says which classes are worth a look.
     """
 
     parts: tuple[Block, ...] = field(repr=False)
@@ -228,6 +229,7 @@ class EvidenceMatrix:
     means: Floats = field(repr=False)
     masses: Floats = field(repr=False)
     of_agents: Rows = field(repr=False)
+    nearest: Nearest = field(repr=False)
 
     @classmethod
     def build(
@@ -247,13 +249,21 @@ class EvidenceMatrix:
         return cls.of(blocks, vectors.shape[1], words.shape[1])
 
     @classmethod
-    def of(cls, blocks: Iterable[Block], dimensions: int, words: int) -> "EvidenceMatrix":
+    def of(
+        cls,
+        blocks: Iterable[Block],
+        dimensions: int,
+        words: int,
+        *,
+        frozen: Frozen | None = None,
+    ) -> "EvidenceMatrix":
         """A matrix of the blocks of agents, without looking at any row by itself.
 
         Args:
             blocks: One per agent, in any order.
             dimensions: How long vectors by meaning are.
             words: How long vectors by spelling are.
+            frozen: An index that was made of other blocks or the same.
         """
         own = sorted((one for one in blocks if one.capabilities), key=lambda one: one.key)
         counts = np.array([len(one.capabilities) for one in own], np.int64)
@@ -261,18 +271,40 @@ class EvidenceMatrix:
         more = np.cumsum([0, *(len(one.evidence) - int(one.starts[-1]) for one in own)])
         begins = [one.starts[:-1] + end for one, end in zip(own, ends[:-1], strict=True)]
         none = np.zeros((0, dimensions), np.float32)
+        parts = tuple(own)
+        first_of = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        means = np.concatenate([*(one.means for one in own), none])
         return cls(
-            tuple(own),
+            parts,
             (dimensions, words),
             tuple(ClassKey(one.key, name) for one in own for name in one.capabilities),
             np.concatenate([*begins, ends[-1:]]).astype(np.int64),
             tuple(one.key for one in own),
             np.repeat(np.arange(len(own)), counts),
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.concatenate([*(one.means for one in own), none]),
+            first_of,
+            means,
             np.concatenate([*(one.masses for one in own), none[:, 0]]),
             more + ends[-1],
+            Nearest(parts, first_of, means, frozen),
         )
+
+    def freeze(self) -> Frozen:
+        """An index of the classes as they are now. Takes seconds where they are many."""
+        step = max(1, len(self.parts) // _TRIED)
+        # What people say is like the examples, not like their means.
+        tried = np.stack(
+            [one.vectors[at % len(one.vectors)] for at, one in enumerate(self.parts[::step])]
+        )
+        return freeze(self.parts, self.first_of, self.means, tried)
+
+    def indexed(self, frozen: Frozen) -> "EvidenceMatrix":
+        """The same with another index."""
+        nearest = Nearest(self.parts, self.first_of, self.means, frozen)
+        return replace(self, nearest=nearest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was put together from the parts can be put together again."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
     def evidence(self) -> tuple[Evidence, ...]:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +31,9 @@ from lmos_mesh_router.evidence import (
     most_telling_first,
 )
 from lmos_mesh_router.hashing import DIMENSIONS, MAX_CHARACTERS, hash_text
+from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import KeptVectors
+from lmos_mesh_router.nearest import Frozen, available
 from lmos_mesh_router.ranking import Learned, Ranking, rank
 from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
 
@@ -45,8 +47,9 @@ PATIENCE_S = 10.0
 
 _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
-_MOST_VIEWS = 1024
+_MOST_VIEWS = 256
 _AGAIN_S = 1.0
+_MOST_REST_S = 10.0
 
 LAST_STAGE = 2
 
@@ -115,6 +118,9 @@ class _Tenant:
 
     Attributes:
         things: What the agents were when they were last looked at.
+        views: By channel and subset, of the latest that is known.
+        allowed: Who may be chosen there. Agents are looked at one by one as they change: to look
+            at thousands for the first message after each change would keep it waiting.
         changed_s: Since when there is something that was not learned from; None if there is not.
     """
 
@@ -122,6 +128,9 @@ class _Tenant:
     things: dict[ThingKey, Thing] = field(default_factory=dict[ThingKey, Thing])
     pending: dict[ThingKey, _Pending] = field(default_factory=dict[ThingKey, _Pending])
     views: dict[tuple[str, str], View] = field(default_factory=dict[tuple[str, str], View])
+    allowed: dict[tuple[str, str], set[ThingKey]] = field(
+        default_factory=dict[tuple[str, str], set[ThingKey]]
+    )
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     shown_s: float = 0.0
     took_s: float = 0.0
@@ -137,33 +146,48 @@ class Progress:
     Attributes:
         version: Rises with everything that is swapped in.
         trainings: How often something was learned.
+        recalled: How often it was not, because it was kept.
         training_s: How long that took the last time.
         trained_at: When, as Unix time.
         training: Whether something is being learned now.
         failed: Why the last training failed; empty if it did not.
         embedded: How many texts of agents this process had to embed.
         kept: How many it had not to, because their vectors were kept.
+        frozen: How often an approximate index was made.
+        freezing_s: How long that took the last time.
+        recall: The share of the nearest that it names.
     """
 
     version: int = 0
     trainings: int = 0
+    recalled: int = 0
     training_s: float = 0.0
     trained_at: float = 0.0
     training: bool = False
     failed: str = ""
     embedded: int = 0
     kept: int = 0
+    frozen: int = 0
+    freezing_s: float = 0.0
+    recall: float = 1.0
 
 
 class Index:
     """What the router knows of every tenant. All but `run` and `learn` happens between awaits."""
 
-    def __init__(self, directory: Directory, embedder: Embedder, kept: KeptVectors) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        embedder: Embedder,
+        kept: KeptVectors,
+        lessons: KeptLessons,
+    ) -> None:
         encoder = embedder.encoder
         self.progress = Progress()
         self._directory = directory
         self._embedder = embedder
         self._kept = kept
+        self._lessons = lessons
         self._dimensions = encoder.dimensions
         # An encoder that knows spelling only has it in its vectors already.
         self._words = DIMENSIONS if encoder.semantic else 0
@@ -172,6 +196,7 @@ class Index:
         self._wake = asyncio.Event()
         self._learnable = asyncio.Event()
         self._whole = asyncio.Event()
+        self._shown = asyncio.Event()
         directory.on_change(self._on_change)
 
     @property
@@ -185,14 +210,28 @@ class Index:
         state = self._tenants.get(tenant)
         if state is None:
             return View(self._nothing, np.zeros(0, np.bool_))
-        view = state.views.get((channel, subset))
+        place = (channel, subset)
+        view = state.views.get(place)
         if view is None:
-            if len(state.views) >= _MOST_VIEWS:
-                state.views.clear()
             matrix = state.learned.matrix
-            mask = matrix.mask(key for key in matrix.agents if self._eligible(key, channel, subset))
-            view = state.views[channel, subset] = View(state.learned, mask)
+            allowed = state.allowed.get(place)
+            if allowed is None:
+                if len(state.allowed) >= _MOST_VIEWS:
+                    state.views.clear()
+                    state.allowed.clear()
+                allowed = {key for key in matrix.agents if self._eligible(key, channel, subset)}
+                state.allowed[place] = allowed
+            view = state.views[place] = View(state.learned, matrix.mask(allowed))
         return view
+
+    def _look_again(self, state: _Tenant, key: ThingKey) -> None:
+        """Whether an agent may be chosen, wherever somebody asked."""
+        state.views.clear()
+        for (channel, subset), allowed in state.allowed.items():
+            if self._eligible(key, channel, subset):
+                allowed.add(key)
+            else:
+                allowed.discard(key)
 
     def _eligible(self, key: ThingKey, channel: str, subset: str) -> bool:
         membership = self._membership
@@ -255,7 +294,7 @@ class Index:
                 if thing is None:
                     continue
                 state = self._tenants[key.tenant] = _Tenant(self._nothing)
-            state.views.clear()
+            self._look_again(state, key)
             known = state.things.get(key)
             if known is not thing and known != thing:
                 self._change(state, key, thing)
@@ -288,6 +327,11 @@ class Index:
 
     async def run(self) -> None:
         """Follow what changes until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._keep_fast())
+
+    async def _follow(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -385,9 +429,11 @@ class Index:
         async with state.changing:
             before = state.learned
             state.learned = await asyncio.to_thread(self._built, before, parts)
-            state.views.clear()
+            for key in parts:
+                self._look_again(state, key)
             state.trained = False
         self.progress.version += 1
+        self._shown.set()
         state.shown_s = state.last_changed_s = time.monotonic()
         state.took_s = state.shown_s - began
         if state.changed_s is None:
@@ -409,7 +455,9 @@ class Index:
             old = blocks.pop(key, None)
             if evidence:
                 blocks[key] = self._block(key, evidence, vectors, old)
-        matrix = EvidenceMatrix.of(blocks.values(), self._dimensions, self._words)
+        matrix = EvidenceMatrix.of(
+            blocks.values(), self._dimensions, self._words, frozen=before.matrix.nearest.frozen
+        )
         return before.changed_to(matrix)
 
     def _block(
@@ -430,6 +478,47 @@ class Index:
         return Block.build(
             key, evidence, np.stack([vectors[one.text] for one in evidence]), np.stack(words)
         )
+
+    # -- how it is searched --
+
+    async def _keep_fast(self) -> None:
+        """Make the index of a large tenant anew when it has become too old."""
+        while True:
+            await self._shown.wait()
+            self._shown.clear()
+            due = [one for one in self._tenants.values() if one.learned.matrix.nearest.due]
+            if due and not available():
+                logger.warning(
+                    "%d capabilities are compared one by one, as FAISS is not installed; "
+                    "pip install 'lmos-mesh[router]'",
+                    sum(len(one.learned.matrix.classes) for one in due),
+                )
+                return
+            for state in due:
+                began = time.monotonic()
+                try:
+                    await self._freeze(state)
+                except Exception:
+                    logger.exception("no index could be made; all is compared one by one")
+                    await asyncio.sleep(_AGAIN_S)
+                    self._shown.set()
+                took_s = time.monotonic() - began
+                # While thousands join, each second another one would be made for nothing.
+                await asyncio.sleep(min(_MOST_REST_S, _SHARE_OF_SHOWING * took_s))
+
+    async def _freeze(self, state: _Tenant) -> None:
+        began = time.monotonic()
+        frozen = await asyncio.to_thread(state.learned.matrix.freeze)
+        async with state.changing:
+            state.learned = await asyncio.to_thread(_indexed, state.learned, frozen)
+            state.views.clear()
+        progress = self.progress
+        progress.version += 1
+        progress.frozen += 1
+        progress.freezing_s = time.monotonic() - began
+        progress.recall = frozen.recall
+        if state.learned.matrix.nearest.due:
+            self._shown.set()
 
     # -- what is learned --
 
@@ -474,7 +563,7 @@ class Index:
         began = time.monotonic()
         self.progress.training = True
         try:
-            lesson = await train_apart(matrix)
+            lesson, is_new = await self._lessons.lesson(matrix, train_apart)
         except (TrainingFailed, OSError) as exc:
             self.progress.failed = str(exc)
             logger.warning("nothing was learned; what is known goes on: %s", exc)
@@ -488,13 +577,22 @@ class Index:
             state.trained = now is matrix
         progress = self.progress
         progress.version += 1
-        progress.trainings += 1
+        progress.trainings += is_new
+        progress.recalled += not is_new
         progress.training_s = time.monotonic() - began
         progress.trained_at = time.time()
         progress.failed = ""
         logger.info(
-            "learned from %d texts of tenant %s in %.1f s", len(matrix), tenant, progress.training_s
+            "%s from %d texts of tenant %s in %.1f s",
+            "learned" if is_new else "recalled what was learned",
+            len(matrix),
+            tenant,
+            progress.training_s,
         )
+
+
+def _indexed(learned: Learned, frozen: Frozen) -> Learned:
+    return replace(learned, matrix=learned.matrix.indexed(frozen))
 
 
 _NO_WORDS = np.zeros(0, np.float32)

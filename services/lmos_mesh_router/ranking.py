@@ -210,17 +210,24 @@ def measure(
         query = Query(np.zeros_like(query.vector), np.zeros_like(query.words))
         whole = np.zeros_like(whole)
     head = learned.head if method != "instant" else None
-    near = matrix.means @ query.vector
-    claims = head.weights @ whole + head.bias if head is not None else near
-    if eligible is not None and count < len(eligible):
-        near = np.where(eligible, near, np.float32(_FORGOTTEN))
-        claims = np.where(eligible, claims, np.float32(_FORGOTTEN))
-    classes = _shortlist(near, claims, min(SHORTLIST, count))
+    pool = matrix.nearest.worth(query.vector, eligible, count)
+    if pool is None:
+        near = matrix.means @ query.vector
+        claims = head.weights @ whole + head.bias if head is not None else near
+        if eligible is not None and count < len(eligible):
+            near = np.where(eligible, near, np.float32(_FORGOTTEN))
+            claims = np.where(eligible, claims, np.float32(_FORGOTTEN))
+    else:
+        near = matrix.means[pool] @ query.vector
+        claims = head.weights[pool] @ whole + head.bias[pool] if head is not None else near
+    chosen = _shortlist(near, claims, min(SHORTLIST, count, len(near)))
+    near = near[chosen]
+    classes = chosen if pool is None else pool[chosen]
     density, rows, similarities = _densities(query.vector, matrix, classes)
-    middle = float(near[classes].max())
+    middle = float(near.max())
     if head is not None and (method == "head" or _speaks(learned, classes, near, density)):
         used: Method = "head"
-        claim = claims[classes].astype(np.float64)
+        claim = claims[chosen].astype(np.float64)
     else:
         used = "instant"
         near_middle = np.stack([matrix.centroid(at) for at in classes.tolist()]) @ whole
@@ -257,7 +264,7 @@ def _speaks(learned: Learned, classes: Rows, near: Floats, density: Floats) -> b
     current = learned.current[classes]
     if current.all():
         return True
-    order = np.argsort(-(density + near[classes]), kind="stable")[:_LOCAL]
+    order = np.argsort(-(density + near), kind="stable")[:_LOCAL]
     return bool(current[order].all())
 
 

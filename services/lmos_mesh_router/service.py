@@ -33,6 +33,7 @@ from lmos_mesh_router.encoder import load_encoder
 from lmos_mesh_router.fits import Fits
 from lmos_mesh_router.hybrid import Policy
 from lmos_mesh_router.indexing import Index
+from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import EMBEDDINGS, KeptVectors
 from lmos_mesh_router.model_client import LanguageModel, read_prompts
 from lmos_mesh_router.prompts import Prompts
@@ -88,14 +89,15 @@ class Router:
         self._encoder = encoder
         self._embedder = Embedder(encoder)
         bus.spawn(self._embedder.run(), name="embedder")
-        kept = KeptVectors(
-            bus.transport.key_value(EMBEDDINGS), encoder.fingerprint, encoder.dimensions
-        )
+        store = bus.transport.key_value(EMBEDDINGS)
+        kept = KeptVectors(store, encoder.fingerprint, encoder.dimensions)
         if encoder.semantic:  # spelling is faster computed than kept
             await kept.read(now=time.time())
             bus.spawn(kept.run(), name="kept vectors")
         self._directory = Directory(bus)
-        self._index = Index(self._directory, self._embedder, kept)
+        self._index = Index(
+            self._directory, self._embedder, kept, KeptLessons(store, encoder.fingerprint)
+        )
         await self._directory.follow()
         await audit.prepare(bus)
         fits = Fits(bus, encoder.fingerprint)

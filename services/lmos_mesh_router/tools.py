@@ -27,10 +27,11 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.things import Thing
 from lmos_mesh.transport import Stream
+from lmos_mesh_router.apart import apart
 from lmos_mesh_router.encoder import Encoder
 from lmos_mesh_router.evidence import EvidenceMatrix, Mask, Query
 from lmos_mesh_router.fits import Fits
-from lmos_mesh_router.fitting import FEWEST, MOST, Known, Outcome, fit
+from lmos_mesh_router.fitting import FEWEST, MOST, Fit, Known, Outcome, fit
 from lmos_mesh_router.linting import lint
 from lmos_mesh_router.ranking import Learned
 
@@ -102,7 +103,7 @@ class Tools:
         self._in_scope = in_scope
         self._keeps = keeps_feedback
         self._feedback = feedback
-        # Both take a core for seconds; decisions need the other one.
+        # Each takes a core for seconds; decisions need the other one.
         self._one_at_a_time = asyncio.Lock()
 
     def routes(self) -> list[Route]:
@@ -125,7 +126,7 @@ class Tools:
         }
         learned = self._index.view(call.tenant, request.channel or "", "").learned
         async with self._one_at_a_time:
-            found = await asyncio.to_thread(lint, learned, things)
+            found = await apart(lint, learned, things)
         return LintFound(
             findings=found.findings[: request.limit],
             total=len(found.findings),
@@ -188,7 +189,17 @@ class Tools:
             for query, row in zip(queries, rows, strict=True)
         ]
         async with self._one_at_a_time:
-            outcome = await asyncio.to_thread(self._fitted, known, sight, tenant, request)
+            now = self._fits.of(tenant, channel)
+            outcome = await apart(
+                _fitted,
+                known,
+                sight.learned,
+                sight.eligible,
+                self._threshold,
+                self._in_scope,
+                request.precision,
+                now,
+            )
         if request.keep:
             await self._fits.put(tenant, channel, outcome.fit)
         return Fitted(
@@ -201,21 +212,6 @@ class Tools:
             kept=request.keep,
             encoder=self._encoder.name,
             notes=(*notes, *outcome.notes),
-        )
-
-    def _fitted(
-        self, known: Sequence[Known], sight: Sight, tenant: str, request: FitRouter
-    ) -> Outcome:
-        channel = request.channel
-        return fit(
-            known,
-            sight.learned,
-            threshold=self._threshold,
-            in_scope=self._in_scope,
-            precision=request.precision,
-            now=self._fits.of(tenant, channel),
-            eligible=sight.eligible,
-            at=time.time(),
         )
 
     async def _rows_reported(self, tenant: str, request: FitRouter) -> list[Labelled]:
@@ -258,6 +254,27 @@ class Tools:
                     continue  # written by somebody else
             if len(page) < _PAGE:
                 return found
+
+
+def _fitted(
+    known: Sequence[Known],
+    learned: Learned,
+    eligible: Mask,
+    threshold: float,
+    in_scope: float,
+    precision: float,
+    now: Fit | None,
+) -> Outcome:
+    return fit(
+        known,
+        learned,
+        threshold=threshold,
+        in_scope=in_scope,
+        precision=precision,
+        now=now,
+        eligible=eligible,
+        at=time.time(),
+    )
 
 
 def _places(matrix: EvidenceMatrix, eligible: Mask) -> dict[str, int]:

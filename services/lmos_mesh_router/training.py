@@ -5,6 +5,7 @@ of no matter to them. The process has one core and gives way to whoever decides.
 """
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -130,7 +131,20 @@ def matrix_of(numbers: Arrays) -> EvidenceMatrix:
     return EvidenceMatrix.build(evidence, numbers["vectors"], numbers["words"])
 
 
-def _numbers_learned(learned: Learned) -> dict[str, npt.NDArray[Any]]:
+def packed(lesson: Lesson) -> bytes:
+    """A lesson as it is kept."""
+    content = io.BytesIO()
+    np.savez(content, **cast("Any", _numbers_learned(lesson)))
+    return content.getvalue()
+
+
+def unpacked(matrix: EvidenceMatrix, content: bytes) -> Lesson:
+    """The lesson of a matrix from what was kept of it."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as learned:
+        return _lesson(matrix, dict(matrix.said_of()), dict(learned))
+
+
+def _numbers_learned(learned: Learned | Lesson) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, npt.NDArray[Any]] = {}
     if learned.head is not None:
         found |= {"weights": learned.head.weights, "bias": learned.head.bias}

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from lmos_mesh.directory import Directory
-from lmos_mesh_router import indexing
+from lmos_mesh_router import indexing, nearest
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import HashingEncoder
-from lmos_mesh_router.indexing import Index
+from lmos_mesh_router.indexing import Index, View
+from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import EMBEDDINGS, KeptVectors
 from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.training import TrainingFailed
@@ -64,7 +65,7 @@ async def replica(mesh: MemoryMesh, *, learns: bool = False) -> AsyncGenerator[I
         await kept.read(now=time.time())
         bus.spawn(kept.run())
         directory = Directory(bus)
-        index = Index(directory, embedder, kept)
+        index = Index(directory, embedder, kept, KeptLessons(store, encoder.fingerprint))
         await directory.follow()
         bus.spawn(index.run())
         assert await index.until_whole(within_s=SOON_S)
@@ -185,6 +186,87 @@ async def test_whatever_changes_nobody_is_missing_or_wrong_meanwhile(
         assert slowest_s < DECIDED_S
 
 
+async def test_hammered_from_tasks_and_threads_while_agents_come_and_go_it_is_never_wrong(
+    memory_mesh: MemoryMesh, town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above in the large: an approximate index is made anew under whoever asks."""
+    monkeypatch.setattr(nearest, "EXACT", 48)
+    monkeypatch.setattr(nearest, "FEW", 8)
+    monkeypatch.setattr(indexing, "_SHARE_OF_SHOWING", 0)
+    stay = 20
+    await join_all(town, range(stay))
+    chance = random.Random(11)
+    asked = [0, 0]
+    async with replica(memory_mesh) as index, asyncio.timeout(60):
+        await until(has_index, index, within_s=SOON_S)
+        queries = {
+            (agent, capability): (await index.queries([says(agent, capability, 1)]))[0]
+            for agent in range(stay)
+            for capability in range(3)
+        }
+        changing = True
+
+        async def change() -> None:
+            nonlocal changing
+            step = 0
+            while step < 40 or min(asked) < 100 or index.progress.frozen < 3:
+                step += 1
+                agent = stay + chance.randrange(12)
+                if chance.random() < 0.4:
+                    await town.leave(f"a{agent}")
+                else:
+                    await town.join(record(agent, capabilities=1 + step % 4, examples=2))
+                await asyncio.sleep(0.01)
+            changing = False
+
+        def rank_all(view: View) -> int:
+            for agent, capability in chance.sample(sorted(queries), 5):
+                query = queries[agent, capability]
+                found = view.rank(query).ranked[0]
+                assert (found.key.name, found.capability) == (f"a{agent}", f"c{capability}")
+            return 5
+
+        async def ask() -> None:
+            while changing:
+                agent, capability = chance.randrange(stay), chance.randrange(3)
+                found = await first(index, says(agent, capability, 2))
+                assert found == f"a{agent}/c{capability}"
+                asked[0] += 1
+                await asyncio.sleep(0.001)
+
+        async def ask_in_a_thread() -> None:
+            while changing:
+                view = index.view(TENANT, "web", "stable")
+                asked[1] += await asyncio.to_thread(rank_all, view)
+                await asyncio.sleep(0.001)
+
+        async with asyncio.TaskGroup() as tasks:
+            for work in (change, ask, ask, ask_in_a_thread, ask_in_a_thread):
+                tasks.create_task(work())
+
+        assert index.progress.version > 20
+
+
+async def has_index(index: Index) -> bool:
+    return index.progress.frozen > 0
+
+
+async def test_without_faiss_all_is_compared_one_by_one_and_it_says_so(
+    memory_mesh: MemoryMesh,
+    town: Town,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(nearest, "EXACT", 8)
+    monkeypatch.setattr(indexing, "available", lambda: False)
+    await join_all(town, range(4))
+    async with replica(memory_mesh) as index:
+        assert await first(index, says(3, 2, 1)) == "a3/c2"
+        await town.join(record(5))
+        await until(is_first, index, says(5, 1, 0), "a5/c1", within_s=SOON_S)
+    assert "pip install 'lmos-mesh[router]'" in caplog.text
+
+
 async def test_when_it_is_quiet_all_is_learned_and_replicas_agree(
     memory_mesh: MemoryMesh, town: Town
 ) -> None:
@@ -202,6 +284,10 @@ async def test_when_it_is_quiet_all_is_learned_and_replicas_agree(
                 assert [a.key for a in here.ranked] == [b.key for b in there.ranked]
                 assert here.confidence == pytest.approx(there.confidence, abs=1e-3)
                 assert here.share == pytest.approx(there.share, abs=1e-3)
+            assert one.progress.trainings + other.progress.trainings <= 2
+        async with replica(memory_mesh, learns=True) as later:
+            await until(has_learned, later, within_s=SOON_S)
+            assert (later.progress.trainings, later.progress.recalled) == (0, 1)
 
 
 async def has_learned(index: Index) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from lmos_mesh.bus import Bus, route
-from lmos_mesh.cli.labelled import Row, contradictions, read_rows, rows_in, sample
+from lmos_mesh.cli.labelled import Row, contradictions, read_rows, rows_in, sample, within
 from lmos_mesh.cli.metrics import Judged, report
 from lmos_mesh.cli.route import in_full, model_use, plain
 from lmos_mesh.cli.router_eval import Asking, as_data, ask_all, judge, shown
@@ -399,3 +399,20 @@ def test_who_would_be_chosen_counts_also_where_nobody_is() -> None:
 
     assert (judged.first, judged.routed, judged.right) == ("billing", False, True)
     assert judge(row, Decision(outcome="nobody"), 5.0).first == ""
+
+
+@given(st.lists(st.integers(0, 300), max_size=40), st.integers(0, 3_000), st.integers(0, 9))
+def test_of_a_large_file_as_much_is_sent_as_goes_in_a_message(
+    sizes: list[int], most: int, seed: int
+) -> None:
+    rows = [Row(text="x" * size, agent="a", line=at) for at, size in enumerate(sizes)]
+
+    chosen = within(rows, most, seed=seed)
+
+    assert [row.line for row in chosen] == sorted({row.line for row in chosen})
+    assert sum(len(row.text) + 33 for row in chosen) <= most
+    if sum(size + 33 for size in sizes) <= most:
+        assert chosen == rows
+    if any(size + 33 <= most for size in sizes):
+        assert chosen
+    assert within(rows, most, seed=seed) == chosen

@@ -458,6 +458,26 @@ def test_what_is_fitted_holds_for_every_replica_until_it_is_forgotten(
 
 
 @pytest.mark.usefixtures("at")
+def test_of_a_file_too_large_for_a_message_as_much_is_fitted_on_as_fits(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small = [json.loads(line) for line in ours(tmp_path).read_text().splitlines()]
+    file = tmp_path / "large.jsonl"
+    filler = " " + 8_000 * "x"  # a single word, so that it takes no time to embed
+    with file.open("w") as out:
+        for number in range(500):
+            row = small[number % len(small)]
+            out.write(json.dumps({**row, "text": f"{row['text']} {number}{filler}"}) + "\n")
+    assert file.stat().st_size > 3 * 1024**2
+
+    assert fitted(file, dry_run=True) == 0
+
+    said = capfd.readouterr()
+    assert 60 < json.loads(said.out)["rows"] < 140
+    assert "as many as go over the bus" in " ".join(said.err.split())
+
+
+@pytest.mark.usefixtures("at")
 def test_too_little_to_fit_on_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "few.csv"
     file.write_text("text,agent\nmy dog barks,vet\n")
