@@ -1,6 +1,7 @@
 """The registry on the bus: validates what joins, keeps it in JetStream, answers who is there."""
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -12,6 +13,7 @@ from pydantic import Field
 from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
+from lmos_mesh.codec import Packed
 from lmos_mesh.description import (
     describe,
     description_faults,
@@ -58,10 +60,11 @@ from lmos_mesh.things import Thing, label_of, thing_from
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.announcer import Announcer
-from lmos_mesh_registry.catalog import Scores, candidates, find, search, shown
+from lmos_mesh_registry.catalog import Found, Scores, candidates, find, search, shown
 from lmos_mesh_registry.entries import Entries
-from lmos_mesh_registry.foreign import PROTOCOL, ForeignAgents
+from lmos_mesh_registry.foreign import ForeignAgents
 from lmos_mesh_registry.meaning import Meanings
+from lmos_mesh_registry.packing import PackedThings, page
 from lmos_mesh_registry.registering import (
     REGISTRATION,
     Lifetime,
@@ -111,6 +114,7 @@ class Registry:
         self._settings = settings
         self._clock = clock
         self._seen_live: dict[ThingKey, float] = {}
+        self._packed = PackedThings()
 
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Serve the registry's endpoints until cancelled."""
@@ -125,6 +129,7 @@ class Registry:
         await self._directory.follow()
         self._meanings = Meanings(bus, self._membership)
         self._directory.on_change(self._meanings.changed)
+        self._directory.on_change(self._packed.changed)
         self._meanings.start()
         await announcer.begin()
         await audit.prepare(bus)
@@ -319,7 +324,7 @@ class Registry:
             hint=f"kept are {numbers}" if numbers else "nothing of it is kept",
         )
 
-    async def find(self, request: FindThings, call: Call) -> ThingsFound:
+    async def find(self, request: FindThings, call: Call) -> ThingsFound | Packed:
         """The Things that fit, as many as fit into one reply.
 
         Raises:
@@ -339,26 +344,24 @@ class Registry:
         notes = found.notes
         if found.matched == "words" and self._meanings.note:
             notes = (*notes, f"compared by words: {self._meanings.note}")
-        things: list[FoundThing] = []
+        most = self._bus.transport.max_payload
+        if call.takes_packed and not request.descriptions:
+            ready = (self._packed.packed(one, membership, score) for one, score in found.entries)
+            things, sizes = itertools.tee(ready)
+            count = fitting(map(len, sizes), most)
+            rest = _answered(request, found, count, revision=revision, as_of=as_of, notes=notes)
+            return Packed(page(itertools.islice(things, count), rest))
+        told: list[FoundThing] = []
 
-        def sizes() -> Iterator[int]:
+        def told_sizes() -> Iterator[int]:
             for one, score in found.entries:
-                whole = request.descriptions
-                thing = shown(one, membership, whole=whole, score=score)
-                things.append(thing)
+                thing = shown(one, membership, whole=request.descriptions, score=score)
+                told.append(thing)
                 yield len(thing.model_dump_json())
 
-        count = fitting(sizes(), self._bus.transport.max_payload)
-        following = request.offset + count
-        return ThingsFound(
-            things=tuple(things[:count]),
-            total=found.total,
-            revision=revision,
-            next=following if count and following < found.total else None,
-            as_of=as_of,
-            matched=found.matched,
-            notes=notes,
-        )
+        count = fitting(told_sizes(), most)
+        rest = _answered(request, found, count, revision=revision, as_of=as_of, notes=notes)
+        return rest.model_copy(update={"things": tuple(told[:count])})
 
     async def _read_words(self) -> None:
         """List the words of what came, a few Things at a time, before anybody asks for them."""
@@ -451,7 +454,7 @@ class Registry:
         while True:
             now = self._clock()
             for one in self._membership:
-                if self._membership.live(one.key) or not _needs_instances(one):
+                if self._membership.live(one.key) or not one.needs_instances:
                     self._seen_live[one.key] = now
                 elif now - self._seen_live.setdefault(one.key, now) > (
                     self._settings.registry_forget_after_s
@@ -523,12 +526,26 @@ def _stays(held: Stored, description: dict[str, Any], life: Lifetime) -> bool:
     return lasting and life.ends is None and held.description == description
 
 
-def _needs_instances(one: Entered) -> bool:
-    """Whether it is an agent or tool that should be served by some process of the mesh."""
-    thing = one.thing
-    if thing.kind == "thing" or thing.origin:
-        return False
-    return not thing.external or PROTOCOL in thing.metadata
+def _answered(
+    request: FindThings,
+    found: Found,
+    count: int,
+    *,
+    revision: int,
+    as_of: float,
+    notes: tuple[str, ...],
+) -> ThingsFound:
+    """What is said beside the first `count` Things that were found."""
+    following = request.offset + count
+    return ThingsFound(
+        things=(),
+        total=found.total,
+        revision=revision,
+        next=following if count and following < found.total else None,
+        as_of=as_of,
+        matched=found.matched,
+        notes=notes,
+    )
 
 
 def _version(key: ThingKey, one: Revision) -> ThingVersion:
