@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import Field, ValidationError
 
 from lmos_mesh import subjects
-from lmos_mesh.description import describe, id_of, thing_of
+from lmos_mesh.description import LIVE, describe, id_of, thing_of
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
@@ -41,8 +41,6 @@ LEASE_FEED = "lmos.*.changed.lease.*"
 
 PROTOCOL = "lmos:protocol"
 """The member of the metadata by which agents hosted with other software are known."""
-LIVE = "mesh:live"
-"""What another mesh's directory says of a Thing that is mirrored from it."""
 
 _REMEMBERED_DEAD = 4096
 

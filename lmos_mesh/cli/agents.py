@@ -241,10 +241,10 @@ def origin_of(one: FoundThing) -> str:
 
 
 def health_of(one: FoundThing) -> Text:
-    """Whether it is there; what is no process of this mesh may be, and nobody sees it."""
+    """Whether it is there, as far as anybody here can know."""
     if one.live:
         return Text("● live", "green")
-    return Text("○ listed", "dim") if origin_of(one) else Text("○ down", "red")
+    return Text("○ listed", "dim") if one.live is None else Text("○ down", "red")
 
 
 def _versions(one: FoundThing) -> str:

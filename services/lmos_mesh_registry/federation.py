@@ -27,7 +27,7 @@ from lmos_mesh.errors import (
 from lmos_mesh.membership import Membership, ThingKey
 from lmos_mesh.transport import Bucket
 from lmos_mesh_registry.entries import Entries
-from lmos_mesh_registry.mirroring import mirrored, origin_of
+from lmos_mesh_registry.mirroring import is_called, mirrored, origin_of
 from lmos_mesh_registry.registering import Lifetime
 
 if TYPE_CHECKING:
@@ -260,14 +260,26 @@ class Mirror:
 
     def _note(self, data: str) -> None:
         try:
-            id = json.loads(data).get("id")
-        except (ValueError, AttributeError, RecursionError):
+            told = json.loads(data)
+            ids = [told["id"]] if "id" in told else self._served(told.get("things", ()))
+        except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
             return
-        if isinstance(id, str):
+        for id in ids:
+            if not isinstance(id, str):
+                continue
             try:
                 self._changed.put_nowait(id)
             except asyncio.QueueFull:
                 self._all_changed = True
+
+    def _served(self, told: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The ids of what an instance serves that has joined or ended there."""
+        names = [(str(one["name"]), str(one["subset"])) for one in told]
+        return [
+            id
+            for id, thing in self._things.items()
+            if any(is_called(thing, *name) for name in names)
+        ]
 
     # -- what it is here --
 

@@ -187,6 +187,45 @@ def test_each_capability_is_an_action_that_is_reached_over_nats() -> None:
     assert actions["pay"]["idempotent"] is False
 
 
+ELSEWHERE: dict[str, Any] = {
+    "@context": describe(thing_from({"name": "any"}))["@context"],
+    "@type": "lmos:Agent",
+    "title": "shipping",
+    "securityDefinitions": {"nosec_sc": {"scheme": "nosec"}},
+    "security": "nosec_sc",
+    "lmos:capabilities": [{"id": "track", "name": "track"}],
+    "actions": {"track": {"forms": [{"href": "https://shipping.example/track"}]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "external"),
+    [
+        ({}, True),
+        ({"base": "https://a.example/", "actions": {"track": {"forms": [{"href": "t"}]}}}, True),
+        ({"base": "nats:lmos.demo.", "actions": {"track": {"forms": [{"href": "t"}]}}}, False),
+        ({"mesh:external": False}, False),
+        ({"actions": {}}, False),
+        (
+            {"actions": {}, "forms": [{"href": "https://a.example", "op": "readallproperties"}]},
+            True,
+        ),
+        ({"events": {"e": {"forms": [{"href": "nats:lmos.demo.event.shipping.e"}]}}}, False),
+        ({"@type": "lmos:Tool"}, True),
+    ],
+)
+def test_who_is_reached_only_away_from_the_bus_lives_elsewhere(
+    more: dict[str, Any], external: bool
+) -> None:
+    description = {**ELSEWHERE, **more}
+    assert description_faults(description) == []
+
+    thing = thing_of(description)
+
+    assert thing.external is external
+    assert describe(thing) == description
+
+
 def test_what_is_external_has_no_forms_that_nobody_serves() -> None:
     raw = {**billing.model_dump(), "external": True}
     thing = Thing.model_validate(raw)
