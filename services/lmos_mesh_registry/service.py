@@ -24,12 +24,12 @@ from lmos_mesh.description import (
 )
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import (
-    AgentNotFound,
     Conflict,
     InvalidDescription,
     InvalidMessage,
     MeshError,
     NotFound,
+    ThingNotFound,
 )
 from lmos_mesh.membership import LEASES, Entered, Membership, ThingKey
 from lmos_mesh.messages import (
@@ -261,7 +261,7 @@ class Registry:
         """Forget a Thing, unless another instance still serves it.
 
         Raises:
-            AgentNotFound: There is none of that name or id.
+            ThingNotFound: There is none of that name or id.
             Conflict: It is not at the revision that is known, or belongs to another mesh.
         """
         key = self._key(call.tenant, request.name, request.subset, request.id)
@@ -295,7 +295,7 @@ class Registry:
         """One Thing with its Description.
 
         Raises:
-            AgentNotFound: There is none of that name or id.
+            ThingNotFound: There is none of that name or id.
             NotFound: That revision of it is not kept.
         """
         key = self._key(call.tenant, request.name, request.subset, request.id)
@@ -387,7 +387,7 @@ class Registry:
         """The versions of a Thing's Description that are kept, the latest first.
 
         Raises:
-            AgentNotFound: Nothing of that name or id is kept.
+            ThingNotFound: Nothing of that name or id is kept.
         """
         key = self._key(call.tenant, request.name, request.subset, request.id)
         kept = await self._entries.history(key)
@@ -414,9 +414,9 @@ class Registry:
             raise InvalidMessage(f"{field}: is longer than any Thing's", field=field)
         return key
 
-    def _unknown(self, key: ThingKey, id: str) -> AgentNotFound:
+    def _unknown(self, key: ThingKey, id: str) -> ThingNotFound:
         if id:
-            return AgentNotFound(
+            return ThingNotFound(
                 f"nothing with the id {id!r} is registered in {key.tenant!r}",
                 hint="see `lmos agents --all`",
             )
@@ -424,7 +424,7 @@ class Registry:
         hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
         if subsets := self._membership.subsets(key.tenant, key.name):
             hint = f"it is there as {', '.join(subsets)}"
-        return AgentNotFound(
+        return ThingNotFound(
             f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
             hint=hint,
             near=near,

@@ -159,7 +159,10 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
     )
     down = FoundThing(name="alpha", version="2.0.0")
 
-    lines = text_of(table_of([down, up], hidden=3)).splitlines()
+    lamp = FoundThing(name="urn:example:lamp", kind="thing", live=None)
+    hidden = [lamp, down.model_copy(update={"name": "beta"}), lamp]
+
+    lines = text_of(table_of([down, up], hidden=hidden)).splitlines()
 
     assert lines[1].split() == [
         "zeta",
@@ -175,7 +178,7 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
     ]
     assert lines[2].split()[0] == "alpha"
     assert "○ down" in lines[2]
-    assert "3 more agents" in lines[3]
+    assert lines[3] == "Not live: 1 agent, 2 things; --all shows them"
 
 
 def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
