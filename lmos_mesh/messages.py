@@ -273,12 +273,54 @@ class History(Message):
     versions: tuple[ThingVersion, ...]
 
 
+class RegistryStatus(Message):
+    """No conditions: how is the registry?"""
+
+
+class PeerState(Message):
+    """Another mesh that is mirrored.
+
+    Attributes:
+        origin: What it is called here.
+        answers: Whether its directory answered when it was last asked.
+        heard_at: Unix seconds when it last answered; 0 for never.
+        things: How many Things it had when all of them were last read.
+        refused: How many of them cannot be listed here; the log says why.
+        fault: Why it does not answer.
+    """
+
+    origin: str
+    url: str
+    answers: bool = False
+    heard_at: float = 0.0
+    things: int = 0
+    refused: int = 0
+    fault: str = ""
+
+
+class RegistryState(Message):
+    """How the registry is.
+
+    Attributes:
+        things: How many Things the replica that answers knows, in all tenants.
+        peers: The meshes whose Things are mirrored.
+        revision: The last change that it knows of.
+        as_of: As in `ThingsFound`.
+    """
+
+    things: int
+    peers: tuple[PeerState, ...] = ()
+    revision: int = 0
+    as_of: float = 0.0
+
+
 REGISTER = Endpoint("registry", "register", Register, Registered)
 DEREGISTER = Endpoint("registry", "deregister", Deregister, Deregistered)
 GET_THING = Endpoint("registry", "get", GetThing, FoundThing)
 FIND_THINGS = Endpoint("registry", "find", FindThings, ThingsFound)
 SEARCH_THINGS = Endpoint("registry", "search", SearchThings, SearchFound)
 GET_HISTORY = Endpoint("registry", "history", GetHistory, History)
+REGISTRY_STATUS = Endpoint("registry", "status", RegistryStatus, RegistryState)
 
 # -- which agent should answer --
 

@@ -38,6 +38,7 @@ from lmos_mesh.messages import (
     GET_HISTORY,
     GET_THING,
     REGISTER,
+    REGISTRY_STATUS,
     SEARCH_THINGS,
     Deregister,
     Deregistered,
@@ -48,6 +49,8 @@ from lmos_mesh.messages import (
     History,
     Register,
     Registered,
+    RegistryState,
+    RegistryStatus,
     SearchFound,
     SearchThings,
     ThingsFound,
@@ -80,7 +83,7 @@ logger = logging.getLogger(__name__)
 _TRIES = 8
 # A server hangs up on longer subjects; names and ids as long as they may be stay below.
 _KEY_BYTES = 2_000
-_OPERATIONS = ("register", "deregister", "get", "find", "search", "history")
+_OPERATIONS = ("register", "deregister", "get", "find", "search", "history", "status")
 
 
 class RegistrySettings(Settings):
@@ -120,7 +123,8 @@ class Registry:
         """Serve the registry's endpoints until cancelled."""
         self._bus = bus
         settings = self._settings
-        peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
+        self._peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
+        self._peer_tenant = settings.registry_peer_tenant or bus.tenant
         self._leases = bus.transport.key_value(LEASES)
         self._directory = Directory(bus)
         self._directory.on_death(self._on_death)
@@ -149,6 +153,7 @@ class Registry:
                 route(FIND_THINGS, self.find),
                 route(SEARCH_THINGS, self.search),
                 route(GET_HISTORY, self.history),
+                route(REGISTRY_STATUS, self.status),
             ],
         )
         await announce_service(bus, "registry", "Who is on the mesh", _OPERATIONS)
@@ -157,8 +162,8 @@ class Registry:
             bus,
             self._directory.membership,
             self._entries,
-            peers,
-            tenant=settings.registry_peer_tenant or bus.tenant,
+            self._peers,
+            tenant=self._peer_tenant,
             stale_s=settings.registry_peer_stale_s,
         )
         bus.spawn(self._read_words(), name="words")
@@ -395,6 +400,15 @@ class Registry:
             raise self._unknown(key, request.id)
         versions = tuple(_version(key, one) for one in reversed(kept))
         return History(name=key.name, subset=key.subset, versions=versions)
+
+    async def status(self, request: RegistryStatus, call: Call) -> RegistryState:
+        """How the registry is, and the meshes that it mirrors."""
+        return RegistryState(
+            things=len(self._membership),
+            peers=await federation.states(self._bus, self._peers, tenant=self._peer_tenant),
+            revision=self._membership.revision,
+            as_of=self._directory.as_of,
+        )
 
     def _key(self, tenant: str, name: str, subset: str, id: str) -> ThingKey:
         """What is asked for.
