@@ -411,8 +411,7 @@ def _property(root: str, one: Property) -> dict[str, Any]:
         affordance["readOnly"] = True
     if not one.readable:
         affordance["writeOnly"] = True
-    if one.observable:
-        affordance["observable"] = True
+    # Not `observable`: nobody tells on the mesh when a value changes, so no form could say how.
     href = f"nats:{root}property.{subjects.escape(one.name)}"
     affordance["forms"] = forms = list[dict[str, Any]]()
     if one.readable:

@@ -91,7 +91,8 @@ class Property:
     Attributes:
         schema: JSON Schema of the value, and whatever else a Description says of it (`title`,
             `unit`, …); not what the other members say.
-        observable: Whether its changes are published.
+        observable: Whether its changes are published, as its Description says; what answers on the
+            mesh publishes none, so no Description that is made here says so.
     """
 
     name: str

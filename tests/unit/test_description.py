@@ -2,6 +2,7 @@ import copy
 import hashlib
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -310,7 +311,6 @@ properties = st.builds(
     schema=data_schemas,
     readable=st.booleans(),
     writable=st.booleans(),
-    observable=st.booleans(),
 ).filter(lambda one: one.readable or one.writable)
 events = st.builds(Event, name=names, description=text(10), data=st.none() | data_schemas)
 links = st.fixed_dictionaries(
@@ -850,7 +850,22 @@ def test_properties_and_events_are_reached_over_nats() -> None:
             ],
         }
     }
-    assert thing_of(description) == thing
+    # Nobody tells when a value changes, so nobody is invited to observe it.
+    assert "observable" not in description["properties"]["open bills"]
+    currency, secret, bills = thing.properties
+    unobserved = (currency, secret, replace(bills, observable=False))
+    assert thing_of(description) == thing.model_copy(update={"properties": unobserved})
+
+
+def test_what_can_be_observed_elsewhere_stays_so() -> None:
+    form = {"href": "https://a.example/p", "op": ["observeproperty"], "subprotocol": "sse"}
+    bills = {"type": "integer", "observable": True, "forms": [form]}
+    description = {**ELSEWHERE, "properties": {"bills": bills}}
+
+    thing = thing_of(description)
+
+    assert [one.observable for one in thing.properties] == [True]
+    assert describe(thing) == description
 
 
 def test_adapters_that_are_there_add_their_forms() -> None:
