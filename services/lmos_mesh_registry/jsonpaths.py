@@ -190,7 +190,10 @@ def _compiled(query: str) -> "_Path":
     try:
         path = _ENVIRONMENT.compile(query)
     except JSONPathError as exc:
-        at = f" at character {exc.token.index + 1}" if exc.token is not None else ""
+        at = ""
+        if exc.token is not None:
+            place = exc.token.index
+            at = f" at character {place + 1}" if 0 <= place < len(query) else " at its end"
         raise BadPath(f"is not a JSONPath (RFC 9535){at}: {exc.message}") from None
     except RecursionError:
         raise BadPath("is nested too deeply") from None
