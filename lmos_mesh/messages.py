@@ -145,7 +145,7 @@ class FoundThing(Message):
     channels: tuple[str, ...] = ()
     external: bool = False
     origin: str = ""
-    live: bool | None = False
+    live: bool | None = None
     instances: tuple[Instance, ...] = ()
     revision: int = 0
     registration: Registration | None = None

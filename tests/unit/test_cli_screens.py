@@ -157,7 +157,7 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
             Instance(instance="b", version="1.1.0", in_flight=1),
         ),
     )
-    down = FoundThing(name="alpha", version="2.0.0")
+    down = FoundThing(name="alpha", version="2.0.0", live=False)
 
     lamp = FoundThing(name="urn:example:lamp", kind="thing", live=None)
     hidden = [lamp, down.model_copy(update={"name": "beta"}), lamp]

@@ -104,6 +104,7 @@ def found(description: dict[str, Any], **registration: Any) -> FoundThing:
         name="x",
         description=description,
         registration=Registration.model_validate(TIMES | registration),
+        live=False,
         revision=7,
     )
 
