@@ -252,24 +252,28 @@ class Membership:
 
     def instances(self, key: ThingKey) -> tuple[Instance, ...]:
         """The live instances of a Thing, in order of their ids."""
-        found: list[Instance] = []
+        return tuple(Instance(**one) for one in self.told_instances(key))
+
+    def told_instances(self, key: ThingKey) -> list[dict[str, Any]]:
+        """`instances`, as the members of each."""
+        found: list[dict[str, Any]] = []
         for instance, served in sorted(self._serving.get(key, {}).items()):
             held = self._leases.get((key.tenant, instance))
             if held is None:
                 continue  # it died while another thread was asking
             lease = held.lease
             found.append(
-                Instance(
-                    instance=instance,
-                    version=served.version,
-                    in_flight=served.in_flight,
-                    concurrency=served.concurrency,
-                    host=lease.host,
-                    pid=lease.pid,
-                    started=lease.started,
-                )
+                {
+                    "instance": instance,
+                    "version": served.version,
+                    "in_flight": served.in_flight,
+                    "concurrency": served.concurrency,
+                    "host": lease.host,
+                    "pid": lease.pid,
+                    "started": lease.started,
+                }
             )
-        return tuple(found)
+        return found
 
     def load(self, key: ThingKey) -> float:
         """The share of its instances' places that are taken; infinite without an instance."""

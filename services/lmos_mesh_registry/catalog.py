@@ -219,32 +219,39 @@ def shown(
         score: How well it fits the text that was looked for.
         as_of: Until when this is known to be true.
     """
-    thing = one.thing
-    instances = membership.instances(one.key)
     description = None
     if whole:
-        description = reachable(one.description, thing, membership.addresses(one.key.tenant))
+        addresses = membership.addresses(one.key.tenant)
+        description = reachable(one.description, one.thing, addresses)
     return FoundThing(
-        name=one.key.name,
-        subset=one.key.subset,
-        tenant=one.key.tenant,
-        id=one.id,
-        title=thing.title,
-        kind=thing.kind,
-        version=thing.version,
-        summary=thing.description,
-        capabilities=thing.capabilities,
-        channels=thing.supported_channels,
-        external=thing.external,
-        origin=thing.origin,
+        **steady(one),
         live=membership.liveness(one),
-        instances=instances,
-        revision=one.revision,
-        registration=one.registration,
+        instances=membership.instances(one.key),
         score=rounded(score),
         description=description,
         as_of=as_of,
     )
+
+
+def steady(one: Entered) -> dict[str, Any]:
+    """The members of a `FoundThing` that stay as long as the entry does."""
+    thing = one.thing
+    return {
+        "name": one.key.name,
+        "subset": one.key.subset,
+        "tenant": one.key.tenant,
+        "id": one.id,
+        "title": thing.title,
+        "kind": thing.kind,
+        "version": thing.version,
+        "summary": thing.description,
+        "capabilities": thing.capabilities,
+        "channels": thing.supported_channels,
+        "external": thing.external,
+        "origin": thing.origin,
+        "revision": one.revision,
+        "registration": one.registration,
+    }
 
 
 # -- conditions --

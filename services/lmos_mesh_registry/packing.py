@@ -11,13 +11,13 @@ import ormsgpack
 
 from lmos_mesh.membership import Entered, Membership, ThingKey
 from lmos_mesh.messages import FoundThing, ThingsFound
-from lmos_mesh_registry.catalog import rounded, shown
+from lmos_mesh_registry.catalog import rounded, steady
 
 MOST_BYTES = 16 << 20
 """How much is kept: ten thousand agents of five capabilities."""
 
-_CHANGING = ("live", "instances", "score")
-_STEADY = tuple(name for name in FoundThing.model_fields if name not in _CHANGING)
+# Of what is asked for with one's Description, nothing is packed here.
+_UNTOLD: dict[str, Any] = {"description": None, "as_of": 0.0}
 _REST = tuple(name for name in ThingsFound.model_fields if name != "things")
 _MAP = b"\xde" + len(FoundThing.model_fields).to_bytes(2, "big")
 
@@ -33,6 +33,7 @@ class PackedThings:
         self._most = most_bytes
         self._size = 0
         self._kept: dict[ThingKey, tuple[Entered, bytes]] = {}
+        self._unready: dict[ThingKey, None] = {}
 
     @property
     def size(self) -> int:
@@ -41,27 +42,45 @@ class PackedThings:
 
     def packed(self, one: Entered, membership: Membership, score: float | None) -> bytes:
         """A `FoundThing` as a msgpack map."""
-        instances = membership.instances(one.key)
-        live = membership.liveness(one)
-        changing = {"live": live, "instances": instances, "score": rounded(score)}
-        return b"".join((_MAP, self._steady(one, membership), _members(changing)))
+        changing = {
+            "live": membership.liveness(one),
+            "instances": membership.told_instances(one.key),
+            "score": rounded(score),
+        }
+        return b"".join((_MAP, self._steady(one), _members(changing)))
 
     def changed(self, keys: Iterable[ThingKey]) -> None:
-        """Things have changed or gone; for `Directory.on_change`."""
+        """Things have come, changed or gone; for `Directory.on_change`."""
         for key in keys:
             self._forget(key)
+            self._unready[key] = None
+
+    def prepare(self, membership: Membership, count: int) -> bool:
+        """Pack some that came or changed, before anybody asks for them.
+
+        Returns:
+            Whether there are more.
+        """
+        while self._unready and count > 0:
+            if self._size * 10 > self._most * 9:
+                self._unready.clear()  # to pack one would only push another out
+                break
+            key, _ = self._unready.popitem()
+            if (one := membership.get(key)) is not None:
+                self._steady(one)
+                count -= 1
+        return bool(self._unready)
 
     def _forget(self, key: ThingKey) -> None:
         if (kept := self._kept.pop(key, None)) is not None:
             self._size -= len(kept[1])
 
-    def _steady(self, one: Entered, membership: Membership) -> bytes:
+    def _steady(self, one: Entered) -> bytes:
         kept = self._kept.get(one.key)
         if kept is not None and kept[0] is one:
             return kept[1]
         self._forget(one.key)
-        told = shown(one, membership, whole=False)
-        members = _members({name: getattr(told, name) for name in _STEADY})
+        members = _members(steady(one) | _UNTOLD)
         self._kept[one.key] = one, members
         self._size += len(members)
         while self._size > self._most:

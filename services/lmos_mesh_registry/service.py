@@ -166,7 +166,7 @@ class Registry:
             tenant=self._peer_tenant,
             stale_s=settings.registry_peer_stale_s,
         )
-        bus.spawn(self._read_words(), name="words")
+        bus.spawn(self._make_ready(), name="make-ready")
         ready()
         await run_forever()
 
@@ -368,10 +368,13 @@ class Registry:
         rest = _answered(request, found, count, revision=revision, as_of=as_of, notes=notes)
         return rest.model_copy(update={"things": tuple(told[:count])})
 
-    async def _read_words(self) -> None:
-        """List the words of what came, a few Things at a time, before anybody asks for them."""
+    async def _make_ready(self) -> None:
+        """Make what came ready, a few Things at a time, before anybody asks for it."""
+        self._packed.changed(one.key for one in self._membership)
         while True:
-            if not self._membership.read_words(50):
+            packed = self._packed.prepare(self._membership, 50)
+            await asyncio.sleep(0)
+            if not self._membership.read_words(50) and not packed:
                 await asyncio.sleep(1.0)
             await asyncio.sleep(0.005)
 

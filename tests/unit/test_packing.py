@@ -71,3 +71,24 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
         packed.packed(entered(membership, number + 1, f"a{number}"), membership, None)
 
     assert 0 < packed.size <= 2_000
+
+
+def test_what_came_is_packed_before_anybody_asks_as_far_as_there_is_room() -> None:
+    membership = Membership()
+    there = [entered(membership, number + 1, f"a{number}") for number in range(20)]
+    packed, small = PackedThings(), PackedThings(most_bytes=2_000)
+    for each in (packed, small):
+        each.changed([*(one.key for one in there), there[0].key._replace(name="gone")])
+
+    assert packed.prepare(membership, 5)
+    assert packed.size > 0
+    while packed.prepare(membership, 5):
+        pass
+    size = packed.size
+    for one in there:
+        packed.packed(one, membership, None)
+    assert packed.size == size
+
+    while small.prepare(membership, 5):
+        pass
+    assert 0 < small.size <= 2_000
