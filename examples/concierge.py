@@ -54,7 +54,7 @@ async def keep_guest_book() -> None:
 )
 async def find_help(question: str, context: Context) -> str:
     """Find somebody who can help, and pass the question on."""
-    found = [one for one in await context.mesh.find(question) if one.name != agent.name]
+    found = [one for one in await context.mesh.find(question, origin="") if one.name != agent.name]
     if not found:
         return "Nobody here can help with that."
     answer = await context.mesh.ask(question, agent=found[0], store=False)

@@ -63,11 +63,12 @@ class Route:
 
 
 def route(
-    endpoint: Endpoint[RequestT, ReplyT], handler: Callable[[RequestT, Call], Awaitable[ReplyT]]
+    endpoint: Endpoint[RequestT, ReplyT],
+    handler: Callable[[RequestT, Call], Awaitable[ReplyT | codec.Packed]],
 ) -> Route:
     """A route whose handler gets and gives messages; a wrong type fails the type check."""
 
-    def respond(call: Call) -> Awaitable[Message]:
+    def respond(call: Call) -> Awaitable[Message | codec.Packed]:
         return handler(codec.decode(endpoint.request, call.payload), call)
 
     return Route(endpoint.operation, respond)

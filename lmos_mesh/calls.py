@@ -118,6 +118,11 @@ class Call:
         return subjects.tenant_of(self.subject)
 
     @property
+    def takes_packed(self) -> bool:
+        """Whether the answer may be `codec.Packed`."""
+        return not self.as_json and not self.streaming
+
+    @property
     def remaining_s(self) -> float | None:
         """Seconds until the deadline; None for no limit."""
         return None if self.deadline is None else self.deadline - time.time()
@@ -162,6 +167,8 @@ class Call:
             elif self.reply:
                 if isinstance(reply, Message):
                     payload = codec.encode(reply, as_json=self.as_json)
+                elif isinstance(reply, codec.Packed):
+                    payload = reply.payload
                 else:
                     payload = codec.encode_value(reply, as_json=self.as_json)
                 self._transport.publish(self.reply, payload)

@@ -7,6 +7,7 @@ map or array never does.
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,16 @@ from lmos_mesh.wrong_fields import told, wrong_fields
 MessageT = TypeVar("MessageT", bound=Message)
 
 _JSON_STARTS = frozenset(b" \t\r\n{[")
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A reply that is msgpack already, for whoever can make it so with less work than `encode`.
+
+    It may be given to a caller who takes msgpack, and no frames.
+    """
+
+    payload: bytes
 
 
 def is_json(payload: bytes) -> bool:

@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import quote, unquote_to_bytes
 
@@ -50,9 +50,13 @@ from lmos_mesh.things import (
 MESH_CONTEXT = "urn:lmos-mesh:vocabulary#"
 NATS_CONTEXT = "urn:lmos-mesh:vocabulary:nats#"
 TYPES = {"agent": "lmos:Agent", "tool": "lmos:Tool"}
+LIVE = "mesh:live"
+"""Whether somebody serves a Thing: told in `registration`, and kept of what is mirrored."""
 
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]+\Z")
+_BUS = "nats:"
 _OUR_SUBJECTS = "nats:lmos."
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _IN_QUEUE = {"nats:queue": subjects.AGENT_QUEUE}
 _KIND_WANTED = '"lmos:Agent" or "lmos:Tool", since it has capabilities of LMOS'
 # What a Thing's members are called in its Description; the rest is in `_read`.
@@ -407,8 +411,7 @@ def _property(root: str, one: Property) -> dict[str, Any]:
         affordance["readOnly"] = True
     if not one.readable:
         affordance["writeOnly"] = True
-    if one.observable:
-        affordance["observable"] = True
+    # Not `observable`: nobody tells on the mesh when a value changes, so no form could say how.
     href = f"nats:{root}property.{subjects.escape(one.name)}"
     affordance["forms"] = forms = list[dict[str, Any]]()
     if one.readable:
@@ -457,6 +460,8 @@ def _read(
         _read_version(description, raw, places, found)
     _read_capabilities(description, raw, places)
     _read_affordances(description, raw, places)
+    if not plain and "external" not in raw and _lives_elsewhere(description):
+        raw["external"] = True
     if not trusted:
         for fault in faults_of(_with_terms(raw, description)):
             found.add(_place(fault["field"], places), fault["description"])
@@ -578,6 +583,30 @@ def _read_names(
                 f"is {quoted(description[term])}, and the id says {quoted(raw[member])};"
                 " make them agree",
             )
+
+
+def _lives_elsewhere(description: Mapping[str, Any]) -> bool:
+    """Whether every form leads away from the bus, so that no process of the mesh can serve it."""
+    targets = list(_targets(description))
+    return bool(targets) and not any(one.startswith(_BUS) for one in targets)
+
+
+def _targets(description: Mapping[str, Any]) -> Iterator[str]:
+    """Where all forms lead."""
+    base = description.get("base")
+    holders: list[object] = [description]
+    for several in ("actions", "properties", "events"):
+        affordances = description.get(several)
+        if isinstance(affordances, Mapping):
+            holders += cast("Mapping[str, object]", affordances).values()
+    for holder in holders:
+        forms = (
+            cast("Mapping[str, Any]", holder).get("forms") if isinstance(holder, Mapping) else None
+        )
+        for form in cast("list[Any]", forms) if isinstance(forms, list) else []:
+            href = cast("Any", form).get("href") if isinstance(form, Mapping) else None
+            if isinstance(href, str):
+                yield href if _SCHEME.match(href) or not isinstance(base, str) else base
 
 
 def _is_named(description: Mapping[str, Any], names: list[str]) -> bool:

@@ -5,6 +5,7 @@
     * `InvalidDescription` (422): a description or registration breaks the rules
     * `NotFound` (404): what was named does not exist
         * `AgentNotFound`: no agent of that name, or none that can do what was asked
+            * `ThingNotFound`: nothing of that name or id, be it an agent, a tool or another Thing
     * `Conflict` (409): it collides with what is already there or going on
     * `TooLarge` (413): over a size limit, which the message names
     * `LoopDetected` (508): a request came round too often
@@ -118,6 +119,13 @@ class AgentNotFound(NotFound):
 
     code = "agent-not-found"
     title = "Agent not found"
+
+
+class ThingNotFound(AgentNotFound):
+    """Nothing of that name or id is registered, be it an agent, a tool or another Thing."""
+
+    code = "thing-not-found"
+    title = "Thing not found"
 
 
 class Conflict(MeshError):

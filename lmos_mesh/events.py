@@ -66,7 +66,7 @@ class CloudEvent:
         source: Who tells it: the registry of a tenant.
         subject: What it is about: the id of a Thing's Description, or of an instance.
         time: RFC 3339.
-        data: What there is to say.
+        data: What there is to say, as JSON has it; None for nothing.
         more: Further attributes (extensions).
     """
 
@@ -75,7 +75,7 @@ class CloudEvent:
     type: str
     subject: str
     time: str
-    data: dict[str, Any]
+    data: Any
     more: dict[str, str] = field(default_factory=dict[str, str])
 
     def to_headers(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ class CloudEvent:
 
     def body(self) -> bytes:
         """Its data in binary mode."""
-        return json.dumps(self.data, ensure_ascii=False).encode()
+        return b"" if self.data is None else json.dumps(self.data, ensure_ascii=False).encode()
 
     def as_json(self) -> dict[str, Any]:
         """Itself in structured mode."""
@@ -108,7 +108,7 @@ class CloudEvent:
         """The event in a packet in binary mode.
 
         Raises:
-            InvalidMessage: It is none, or its data are no JSON object.
+            InvalidMessage: It is none, or its data are no JSON.
         """
         said = {
             name.lower().removeprefix(_PREFIX): unquote(value)
@@ -120,19 +120,17 @@ class CloudEvent:
         if version != _SPEC:
             raise InvalidMessage(f"no CloudEvent of version {_SPEC} in binary mode: {version!r}")
         try:
-            data: Any = json.loads(packet.payload) if packet.payload else {}
+            data: Any = json.loads(packet.payload) if packet.payload else None
             own = {name: said.pop(name) for name in ("id", "source", "type")}
         except KeyError as exc:
             raise InvalidMessage(f"a CloudEvent without {exc.args[0]!r}") from None
         except (ValueError, RecursionError) as exc:
             raise InvalidMessage(f"the data of a CloudEvent are no JSON: {exc}") from None
-        if not isinstance(data, dict):
-            raise InvalidMessage("the data of this CloudEvent are no JSON object")
         return cls(
             **own,
             subject=said.pop("subject", ""),
             time=said.pop("time", ""),
-            data=cast("dict[str, Any]", data),
+            data=data,
             more=said,
         )
 
@@ -298,4 +296,6 @@ def _event(packet: Packet, types: Collection[str]) -> CloudEvent | None:
         event = CloudEvent.from_packet(packet)
     except InvalidMessage:
         return None  # told by somebody else, on our subject
+    if event.type not in NAMES or not isinstance(event.data, dict):
+        return None  # likewise
     return event if not types or event.type in types else None

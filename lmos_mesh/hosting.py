@@ -195,10 +195,10 @@ class AgentHost:
                     logger.warning("cannot see to the registration: %s", exc)
 
     async def _is_outdated(self, bus: Bus, agent: Agent) -> bool:
-        """Whether our entry describes a version that no instance serves any more."""
-        wanted = FindThings(name=agent.name, subset=agent.subset)
+        """Whether our entry is gone, or describes a version that no instance serves any more."""
+        wanted = FindThings(name=agent.name, subset=agent.subset, live=None)
         found = (await bus.call(FIND_THINGS, wanted)).things
-        return any(
+        return not found or any(
             one.version != agent.version
             and one.version not in {instance.version for instance in one.instances}
             for one in found

@@ -3,9 +3,10 @@
 Pure. What is removed leaves nothing behind.
 """
 
+import heapq
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from lmos_mesh.things import Thing
@@ -190,10 +191,14 @@ class Words(Generic[KeyT]):
                 if not listed:
                     del self._listed[word]
 
-    def scores(self, text: str) -> dict[KeyT, float]:
+    def scores(self, text: str, most: int | None = None) -> dict[KeyT, float]:
         """How much of a text each Thing shares, above 0 and up to 1; rare words weigh more.
 
         What shares only words that very many use is left out, unless the text has no others.
+
+        Args:
+            text: What to compare with.
+            most: Only so many, those that share the most; None for all.
         """
         count = len(self._numbers)
         listed = {word: self._listed.get(word, frozenset[int]()) for word in words_of(text)}
@@ -204,20 +209,35 @@ class Words(Generic[KeyT]):
         }
         telling = {word for word in weighed if 0 < len(listed[word]) <= max(_FEW, count // 4)}
         shares: dict[int, float] = {}
+        by_all = 0.0
         for word, weight in weighed.items():
             if word in telling or not telling:
                 for number in listed[word]:
                     shares[number] = shares.get(number, 0.0) + weight
-            else:
+            elif len(listed[word]) * 2 < count:
                 for number in shares.keys() & listed[word]:
                     shares[number] += weight
+            else:
+                # Of what nearly all use, those are counted that do not.
+                by_all += weight
+                for number in shares.keys() - listed[word]:
+                    shares[number] -= weight
         whole = sum(weighed.values())
-        found: dict[KeyT, float] = {}
-        for number, share in shares.items():
-            key = self._keys[number]
-            if key is not None:
-                found[key] = min(1.0, share / whole)
-        return found
+        return {
+            key: min(1.0, (by_all + share) / whole)
+            for number, share in self._best(shares, most)
+            if (key := self._keys[number]) is not None
+        }
+
+    def _best(self, shares: Mapping[int, float], most: int | None) -> Iterable[tuple[int, float]]:
+        if most is None or len(shares) <= most:
+            return shares.items()
+        least = sorted(shares.values())[-most] if most else math.inf
+        best = [one for one in shares.items() if one[1] > least]
+        # Many share as much as the last of them; replicas number them differently.
+        tied = ((self._keys[number], number) for number in shares if shares[number] == least)
+        places = heapq.nsmallest(most - len(best), tied)
+        return [*best, *((number, least) for _, number in places)]
 
     def listed(self) -> dict[str, frozenset[KeyT]]:
         """Everything that is listed."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import Field, ValidationError
 
 from lmos_mesh import subjects
-from lmos_mesh.description import describe, id_of, thing_of
+from lmos_mesh.description import LIVE, describe, id_of, thing_of
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
@@ -38,6 +38,9 @@ LEASES = Bucket(
 )
 REGISTRY_FEED = "lmos.*.changed.registry.*.*"
 LEASE_FEED = "lmos.*.changed.lease.*"
+
+PROTOCOL = "lmos:protocol"
+"""The member of the metadata by which agents hosted with other software are known."""
 
 _REMEMBERED_DEAD = 4096
 
@@ -96,6 +99,14 @@ class Entered:
     def description(self) -> dict[str, Any]:
         """Its Description, made from the record: kept, it would take most of the memory."""
         return describe(self.thing)
+
+    @property
+    def needs_instances(self) -> bool:
+        """Whether it is an agent or tool that should be served by some process of the mesh."""
+        thing = self.thing
+        if thing.kind == "thing" or thing.origin:
+            return False
+        return not thing.external or PROTOCOL in thing.metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +208,19 @@ class Membership:
         known = self._tenants.get(tenant)
         return known.index.called.get(folded(text)) if known is not None else ()
 
-    def words(self, tenant: str, text: str) -> dict[ThingKey, float]:
+    def words(self, tenant: str, text: str, most: int | None = None) -> dict[ThingKey, float]:
         """How much of a text the Things of a tenant share, above 0 and up to 1.
 
         What shares only words that very many use is left out. This reads all the Things that
         nobody has read yet; see `read_words`.
+
+        Args:
+            tenant: Whose Things.
+            text: What to compare with.
+            most: Only so many, the best; None for all.
         """
         known = self._tenants.get(tenant)
-        return known.index.words().scores(text) if known is not None else {}
+        return known.index.words().scores(text, most) if known is not None else {}
 
     def read_words(self, count: int) -> bool:
         """Read some of the Things whose words are not listed yet, so that `words` need not.
@@ -222,26 +238,42 @@ class Membership:
         """Whether at least one instance serves it."""
         return bool(self._serving.get(key))
 
+    def liveness(self, one: Entered) -> bool | None:
+        """Whether a Thing is there; None if nobody here can know.
+
+        That is so of what no process of the mesh serves, unless its own mesh says so.
+        """
+        if self._serving.get(one.key):
+            return True
+        if one.thing.origin:
+            told = one.thing.terms.get(LIVE)
+            return told if isinstance(told, bool) else None
+        return False if one.needs_instances else None
+
     def instances(self, key: ThingKey) -> tuple[Instance, ...]:
         """The live instances of a Thing, in order of their ids."""
-        found: list[Instance] = []
+        return tuple(Instance(**one) for one in self.told_instances(key))
+
+    def told_instances(self, key: ThingKey) -> list[dict[str, Any]]:
+        """`instances`, as the members of each."""
+        found: list[dict[str, Any]] = []
         for instance, served in sorted(self._serving.get(key, {}).items()):
             held = self._leases.get((key.tenant, instance))
             if held is None:
                 continue  # it died while another thread was asking
             lease = held.lease
             found.append(
-                Instance(
-                    instance=instance,
-                    version=served.version,
-                    in_flight=served.in_flight,
-                    concurrency=served.concurrency,
-                    host=lease.host,
-                    pid=lease.pid,
-                    started=lease.started,
-                )
+                {
+                    "instance": instance,
+                    "version": served.version,
+                    "in_flight": served.in_flight,
+                    "concurrency": served.concurrency,
+                    "host": lease.host,
+                    "pid": lease.pid,
+                    "started": lease.started,
+                }
             )
-        return tuple(found)
+        return found
 
     def load(self, key: ThingKey) -> float:
         """The share of its instances' places that are taken; infinite without an instance."""

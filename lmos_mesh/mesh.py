@@ -234,11 +234,11 @@ class Mesh:
 def _whose(agent: str | FoundThing, subset: str) -> tuple[str, str]:
     if not isinstance(agent, FoundThing):
         return agent, subset
-    if not agent.live and (agent.external or agent.kind == "thing"):
+    if agent.origin or (not agent.live and (agent.external or agent.kind == "thing")):
         where = f"of mesh {agent.origin!r}" if agent.origin else "no process of this mesh"
         raise NobodyAnswers(
             f"{agent.name!r} is {where} and is not reached over this bus",
-            hint="the forms of its Description say how it is",
+            hint="the forms of its Description say how it is; `find(origin='')` leaves such out",
         )
     return agent.name, agent.subset
 

@@ -126,7 +126,8 @@ class FoundThing(Message):
         id: The `id` of its Description.
         title: What people call it, where that is not its name.
         origin: The mesh that it belongs to; empty for ours.
-        live: Whether at least one instance serves it.
+        live: Whether at least one instance serves it; None where nobody here can know, as it is no
+            process of this mesh and its own, if it has one, does not say.
         score: How well it fits the text that was looked for, 0 to 1; None without one.
         description: Its whole Description, where it was asked for.
         as_of: Unix seconds until which this is known to be true; 0 if it was not said.
@@ -144,7 +145,7 @@ class FoundThing(Message):
     channels: tuple[str, ...] = ()
     external: bool = False
     origin: str = ""
-    live: bool = False
+    live: bool | None = None
     instances: tuple[Instance, ...] = ()
     revision: int = 0
     registration: Registration | None = None
@@ -171,7 +172,8 @@ class FindThings(Message):
         jsonpath: An RFC 9535 filter over its Description, e.g. `$[?@.title == 'billing']`, or
             the filter alone: `@.title == 'billing'`.
         origin: The mesh it belongs to; `""` for ours, None for any.
-        live: Only those with an instance (true), only those without (false), or all (null).
+        live: Only those that are known to be there (true), only the others (false), or all (null).
+            Of a peer mesh's Things, that mesh says so.
         sort: What to sort by; by default `score` with a text, else `name`.
         descriptions: Whether to give the whole Descriptions.
         offset: How many of those that fit to leave out.
@@ -271,12 +273,54 @@ class History(Message):
     versions: tuple[ThingVersion, ...]
 
 
+class RegistryStatus(Message):
+    """No conditions: how is the registry?"""
+
+
+class PeerState(Message):
+    """Another mesh that is mirrored.
+
+    Attributes:
+        origin: What it is called here.
+        answers: Whether its directory answered when it was last asked.
+        heard_at: Unix seconds when it last answered; 0 for never.
+        things: How many Things it had when all of them were last read.
+        refused: How many of them cannot be listed here; the log says why.
+        fault: Why it does not answer.
+    """
+
+    origin: str
+    url: str
+    answers: bool = False
+    heard_at: float = 0.0
+    things: int = 0
+    refused: int = 0
+    fault: str = ""
+
+
+class RegistryState(Message):
+    """How the registry is.
+
+    Attributes:
+        things: How many Things the replica that answers knows, in all tenants.
+        peers: The meshes whose Things are mirrored.
+        revision: The last change that it knows of.
+        as_of: As in `ThingsFound`.
+    """
+
+    things: int
+    peers: tuple[PeerState, ...] = ()
+    revision: int = 0
+    as_of: float = 0.0
+
+
 REGISTER = Endpoint("registry", "register", Register, Registered)
 DEREGISTER = Endpoint("registry", "deregister", Deregister, Deregistered)
 GET_THING = Endpoint("registry", "get", GetThing, FoundThing)
 FIND_THINGS = Endpoint("registry", "find", FindThings, ThingsFound)
 SEARCH_THINGS = Endpoint("registry", "search", SearchThings, SearchFound)
 GET_HISTORY = Endpoint("registry", "history", GetHistory, History)
+REGISTRY_STATUS = Endpoint("registry", "status", RegistryStatus, RegistryState)
 
 # -- which agent should answer --
 

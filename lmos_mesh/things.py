@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
@@ -77,7 +78,10 @@ class Capability(Message):
     @model_validator(mode="before")
     @classmethod
     def _one_name_for_both(cls, data: Any) -> Any:
-        return named(cast("Mapping[str, Any]", data)) if isinstance(data, Mapping) else data
+        # Whoever asks the registry reads hundreds of them; to ask a dict for its kind is cheap.
+        if isinstance(data, dict) or isinstance(data, Mapping):  # noqa: SIM101
+            return named(cast("Mapping[str, Any]", data))
+        return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,8 @@ class Property:
     Attributes:
         schema: JSON Schema of the value, and whatever else a Description says of it (`title`,
             `unit`, …); not what the other members say.
-        observable: Whether its changes are published.
+        observable: Whether its changes are published, as its Description says; what answers on the
+            mesh publishes none, so no Description that is made here says so.
     """
 
     name: str
@@ -196,9 +201,15 @@ def capability_matches(
         return False
     if version_range is None:
         return True
+    return _admitted(version_range, capability.version)
+
+
+@lru_cache(maxsize=4096)
+def _admitted(version_range: str, version: str) -> bool:
+    """Whether a version is in a range; many capabilities have the same few versions."""
     admitted = Range.parse(version_range)
     try:
-        return admitted.admits(Version.parse(capability.version))
+        return admitted.admits(Version.parse(version))
     except BadVersion:
         return False
 
@@ -238,6 +249,8 @@ def label_of(raw: Mapping[str, Any]) -> str:
 def named(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """A raw capability with both `id` and `name`, if it has one of them."""
     known_as, title = raw.get("id"), raw.get("name")
+    if known_as and title:
+        return raw
     if not known_as and title:
         return {**raw, "id": title}
     if not title and known_as:

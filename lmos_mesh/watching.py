@@ -129,8 +129,10 @@ def key_of(thing: FoundThing) -> Key:
 def _essence(thing: FoundThing) -> tuple[Any, ...]:
     """What of a Thing is worth telling: not how busy it is, nor how well it fits."""
     registration = thing.registration
-    # An entry that expires is written again and again only to stay.
-    lasting = registration is None or registration.expires is None
+    revision: int | str = thing.revision
+    if registration is not None and registration.expires is not None:
+        # It is written again and again only to stay, and that modifies nothing.
+        revision = registration.modified
     return (
         thing.id,
         thing.title,
@@ -143,7 +145,7 @@ def _essence(thing: FoundThing) -> tuple[Any, ...]:
         thing.origin,
         thing.live,
         {(one.instance, one.version) for one in thing.instances},
-        thing.revision if lasting else 0,
+        revision,
     )
 
 

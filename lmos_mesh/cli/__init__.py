@@ -224,9 +224,7 @@ def chat(
 @app.command(rich_help_panel=LOOK)
 def agents(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
-    all: Annotated[
-        bool, typer.Option("--all", "-a", help="Those without an instance, too.")
-    ] = False,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
@@ -293,9 +291,7 @@ def find(
     origin: Annotated[
         str | None, typer.Option(help="The mesh that it belongs to.", show_default=False)
     ] = None,
-    all: Annotated[
-        bool, typer.Option("--all", "-a", help="Those without an instance, too.")
-    ] = False,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
     sort: Annotated[
         FindOrder | None, typer.Option(help="By score or name, unless said.", show_default=False)
     ] = None,

@@ -3,7 +3,7 @@
 import asyncio
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import quote
@@ -50,7 +50,7 @@ def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> i
     if as_json:
         print_json([one.model_dump(mode="json", exclude={"description"}) for one in chosen])
     else:
-        out().print(table_of(chosen, hidden=len(found) - len(chosen)))
+        out().print(table_of(chosen, hidden=_others(found, chosen)))
     return 0
 
 
@@ -172,7 +172,7 @@ async def _watch(*, everyone: bool, mesh: str | None) -> None:
                     found = await find(bus)
                     seen.update((one.name, one.subset) for one in found if one.live)
                     chosen = [one for one in found if everyone or (one.name, one.subset) in seen]
-                    shown = table_of(chosen, hidden=len(found) - len(chosen))
+                    shown = table_of(chosen, hidden=_others(found, chosen))
                 except MeshError as exc:
                     shown = Text(str(exc), "red")
                 live.update(Group(shown, Text("Ctrl-C ends it", "dim")), refresh=True)
@@ -184,13 +184,16 @@ async def _watch(*, everyone: bool, mesh: str | None) -> None:
                 changed.clear()
 
 
-def table_of(found: list[FoundThing], *, hidden: int = 0) -> RenderableType:
-    """Agents as a table, those that are down last."""
-    more = (
-        [Text(f"{plural(hidden, 'more agent')} without an instance: --all shows them", "dim")]
-        if hidden > 0
-        else []
-    )
+def _others(found: Sequence[FoundThing], chosen: Sequence[FoundThing]) -> list[FoundThing]:
+    shown = {(one.name, one.subset) for one in chosen}
+    return [one for one in found if (one.name, one.subset) not in shown]
+
+
+def table_of(found: Sequence[FoundThing], *, hidden: Sequence[FoundThing] = ()) -> RenderableType:
+    """Agents as a table, those that are down last; `hidden` are not in it."""
+    kinds = ((kind, sum(one.kind == kind for one in hidden)) for kind in ("agent", "tool", "thing"))
+    counted = ", ".join(plural(count, kind) for kind, count in kinds if count)
+    more = [Text(f"Not live: {counted}; --all shows them", "dim")] if counted else []
     if not found:
         return Group(Text("No agent is live. Try: lmos run examples/billing.py", "dim"), *more)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -241,10 +244,10 @@ def origin_of(one: FoundThing) -> str:
 
 
 def health_of(one: FoundThing) -> Text:
-    """Whether it is there; what is no process of this mesh may be, and nobody sees it."""
+    """Whether it is there, as far as anybody here can know."""
     if one.live:
         return Text("● live", "green")
-    return Text("○ listed", "dim") if origin_of(one) else Text("○ down", "red")
+    return Text("○ listed", "dim") if one.live is None else Text("○ down", "red")
 
 
 def _versions(one: FoundThing) -> str:

@@ -16,7 +16,13 @@ from lmos_mesh.cli.documents import Document, read_documents
 from lmos_mesh.cli.lines import Lines, line_of, lines_in
 from lmos_mesh.cli.screen import fail, out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
-from lmos_mesh.errors import InvalidDescription, MeshError, NotFound, SettingsError
+from lmos_mesh.errors import (
+    InvalidDescription,
+    InvalidMessage,
+    MeshError,
+    NotFound,
+    SettingsError,
+)
 from lmos_mesh.messages import GET_THING, REGISTER, GetThing, Register
 from lmos_mesh.things import DEFAULT_TENANT, Fault, Thing, quoted
 
@@ -170,16 +176,24 @@ def _faults_of_description(value: Mapping[str, Any]) -> list[Fault]:
 
 
 async def _apply_description(bus: Bus, document: Document, terms: _Terms) -> Applied:
-    # Where a directory was read, its registration stands beside it, and is no part of it.
+    # A registration stands beside it and is no part of it.
     own = {name: value for name, value in document.value.items() if name != "registration"}
+    ttl_s, expires = _lifetime(document.value, terms)
     thing = thing_of(with_security(own)[0], tenant=terms.tenant)
     before = await _revision_of(bus, thing, terms.tenant)
-    registered = await bus.call(
-        REGISTER,
-        Register(description=own, ttl_s=terms.ttl_s),
-        tenant=terms.tenant,
-        nobody_s=RESTART_S,
-    )
+    try:
+        registered = await bus.call(
+            REGISTER,
+            Register(description=own, ttl_s=ttl_s, expires=expires),
+            tenant=terms.tenant,
+            nobody_s=RESTART_S,
+        )
+    except InvalidMessage as exc:
+        if (field := str(exc.details.get("field"))) not in _LIFETIMES:
+            raise
+        said = exc.message.removeprefix(f"{field}: ")
+        fault = {"field": _LIFETIMES[field], "description": said}
+        raise InvalidDescription.of(document.where, [fault]) from None
     if registered.created or before is None:
         what = "created"
     else:
@@ -194,6 +208,23 @@ async def _apply_description(bus: Bus, document: Document, terms: _Terms) -> App
         revision=registered.revision,
         notes=registered.notes,
     )
+
+
+_LIFETIMES = {"/expires": "/registration/expires", "/ttl_s": "/registration/ttl"}
+
+
+def _lifetime(value: Mapping[str, Any], terms: _Terms) -> tuple[float | None, str | None]:
+    """How long it shall stay: seconds, or until when.
+
+    When an entry of some directory ends that it was copied from says nothing of this one.
+    """
+    stated = value.get("registration")
+    if terms.ttl_s is not None or not isinstance(stated, Mapping):
+        return terms.ttl_s, None
+    told = cast("Mapping[str, Any]", stated)
+    if told.get("ttl") is not None:
+        return told["ttl"], None
+    return None, None if "created" in told else told.get("expires")
 
 
 async def _revision_of(bus: Bus, thing: Thing, tenant: str) -> int | None:

@@ -6,33 +6,40 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Collection, Generator
+import time
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.text import Text
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus, new_instance
 from lmos_mesh.cli.connection import bus_url, connected, run
+from lmos_mesh.cli.findings import Finding, Verdict, is_awaited, missing, peer_finding
 from lmos_mesh.cli.known_settings import known_settings, unknown_settings
 from lmos_mesh.cli.screen import either, out, plural, print_json
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.mesh_state import find_mesh, running_meshes, state_dir
-from lmos_mesh.messages import FIND_THINGS, ROUTER_STATUS, FindThings, RouterStatus
+from lmos_mesh.messages import (
+    FIND_THINGS,
+    REGISTRY_STATUS,
+    ROUTER_STATUS,
+    FindThings,
+    RegistryStatus,
+    RouterStatus,
+)
 from lmos_mesh.models import MODEL_NAME, installed_model, models_dir
 from lmos_mesh.nats_server import find_binary
 from lmos_mesh.nats_transport import NatsTransport, without_secrets
 from lmos_mesh.ports import holder, is_free
-from lmos_mesh.programs import PROTOCOLS, SERVICES, USUAL_ADAPTERS, roles_of
+from lmos_mesh.programs import PROTOCOLS, SERVICES, roles_of
 from lmos_mesh.settings import Settings, load_settings
 from lmos_mesh.transport import Packet
-
-Verdict = Literal["fine", "note", "broken"]
 
 _MARKS: dict[Verdict, tuple[str, str]] = {
     "fine": ("✓", "green"),
@@ -47,16 +54,6 @@ _EXTRAS = {
     "router": ("faiss", "numpy", "onnxruntime", "tokenizers"),
     "http": ("fastapi", "uvicorn"),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check found; `remedy` says what to do unless all is well."""
-
-    check: str
-    verdict: Verdict
-    said: str
-    remedy: str = ""
 
 
 def doctor(*, as_json: bool, mesh: str | None) -> int:
@@ -279,21 +276,13 @@ async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
         if count:
             yield Finding(check=role, verdict="fine", said=f"{plural(count, 'replica')} answering")
         elif is_awaited(role, chosen):
-            yield Finding(
-                check=role,
-                verdict="note" if role in roles_of(PROTOCOLS) else "broken",
-                said="does not answer on the bus",
-                remedy=f"lmos logs {role}" if here else "start it, for instance with `lmos up`",
-            )
+            yield missing(role, chosen=chosen, here=bool(here))
     if answering.get("lmos-router"):
         yield await _router(bus)
     if answering.get("lmos-registry"):
         yield await _agents(bus)
-
-
-def is_awaited(role: str, chosen: Collection[str]) -> bool:
-    """Whether something is missing without it: an adapter that nobody has chosen is not."""
-    return role in roles_of(SERVICES) or role in USUAL_ADAPTERS or role in chosen
+        for finding in await _peers(bus):
+            yield finding
 
 
 async def _jetstream(bus: Bus) -> Finding:
@@ -398,3 +387,11 @@ async def _agents(bus: Bus) -> Finding:
             remedy="lmos run examples/billing.py",
         )
     return Finding(check="agents", verdict="fine", said=either(live))
+
+
+async def _peers(bus: Bus) -> list[Finding]:
+    try:
+        state = await bus.call(REGISTRY_STATUS, RegistryStatus())
+    except MeshError:
+        return []  # that the registry does not answer has been said
+    return [peer_finding(one, now=time.time()) for one in state.peers]

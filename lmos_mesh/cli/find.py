@@ -108,7 +108,7 @@ async def _find(wanted: FindThings, *, mesh: str | None) -> ThingsFound:
 def table_of(found: ThingsFound, wanted: FindThings) -> RenderableType:
     """Who fits, as a table."""
     if not found.things:
-        more = "" if wanted.live is None else " Those without an instance: --all."
+        more = "" if wanted.live is None else " Those that are not live, too: --all."
         return Text(f"Nobody fits.{more}", "dim")
     scored = any(one.score is not None for one in found.things)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

@@ -170,7 +170,8 @@ async def _unknown(bus: Bus, rows: Sequence[Row], channel: str) -> list[str]:
     """The agents of the rows that are not there."""
     wanted = {row.agent for row in rows if row.agent}
     try:
-        found = await bus.call(FIND_THINGS, FindThings(kind="agent", channel=channel, limit=10_000))
+        ours = FindThings(kind="agent", channel=channel, origin="", limit=10_000)
+        found = await bus.call(FIND_THINGS, ours)
     except Unavailable:
         return []  # the router decides without a registry
     except MeshError as exc:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, cast
 from urllib.parse import quote
 
+from lmos_mesh.description import LIVE
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.messages import FoundThing
 
@@ -41,11 +42,16 @@ class Draft:
 
 
 def enriched(found: FoundThing) -> dict[str, Any]:
-    """The Description of a Thing, with when it came and when it goes."""
+    """The Description of a Thing, with when it came, when it goes, and whether it is there."""
     description = dict(found.description or {})
     description["@context"] = _with_discovery(description.get("@context"))
+    registration: dict[str, Any] = {}
     if found.registration is not None:
-        description[REGISTRATION] = found.registration.model_dump(exclude_none=True)
+        registration = found.registration.model_dump(exclude_none=True)
+    if found.live is not None:
+        registration[LIVE] = found.live
+    if registration:
+        description[REGISTRATION] = registration
     return description
 
 

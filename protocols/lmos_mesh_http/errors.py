@@ -14,7 +14,13 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from lmos_mesh.errors import AgentNotFound, Cancelled, InvalidDescription, MeshError
+from lmos_mesh.errors import (
+    AgentNotFound,
+    Cancelled,
+    InvalidDescription,
+    MeshError,
+    ThingNotFound,
+)
 
 Surface = Literal["lmos", "openai", "problem"]
 
@@ -29,6 +35,7 @@ RETRY_AFTER_S = 1
 _LMOS_CODES = {
     "invalid-message": "INVALID_REQUEST",
     "invalid-description": "INVALID_REQUEST",
+    "thing-not-found": "AGENT_NOT_FOUND",
     "agent-failed": "AGENT_CLIENT_EXCEPTION",
     "internal": "INTERNAL_SERVER_ERROR",
 }
@@ -192,7 +199,9 @@ def lmos_code(code: str) -> str:
 
 def openai_body(fault: Fault) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`."""
-    code = "model_not_found" if fault.code == AgentNotFound.code else fault.code.replace("-", "_")
+    code = fault.code.replace("-", "_")
+    if fault.code in (AgentNotFound.code, ThingNotFound.code):
+        code = "model_not_found"
     return to_json(
         {
             "error": {

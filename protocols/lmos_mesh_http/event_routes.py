@@ -1,7 +1,7 @@
 """What changes in the directory, as server-sent events: the Events API of W3C WoT Discovery."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query
@@ -9,19 +9,13 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmos_mesh.errors import InvalidMessage, NotFound
-from lmos_mesh.events import (
-    EVENTS,
-    NAMES,
-    THING_CREATED,
-    THING_UPDATED,
-    CloudEvent,
-    follow,
-)
+from lmos_mesh.errors import InvalidMessage, NotFound, Overloaded
+from lmos_mesh.events import NAMES, THING_CREATED, THING_UPDATED, CloudEvent
 from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.event_streams import EventStream
 from lmos_mesh_http.openapi import add_reading, content, problems
+from lmos_mesh_http.shared_events import Event, SharedEvents
 from lmos_mesh_http.tenants import Tenant
 
 _TAGS: list[Any] = ["Directory"]
@@ -57,6 +51,7 @@ class EventRoutes:
 
     def __init__(self, asker: Asker, *, stall_timeout_s: float) -> None:
         self._asker = asker
+        self._shared = SharedEvents(asker.bus)
         self._stall_timeout_s = stall_timeout_s
 
     def add_to(self, app: FastAPI) -> None:
@@ -104,28 +99,28 @@ class EventRoutes:
     ) -> Response:
         after = _sequence(last_event)
         await self._asker.connected()
-        if after is None:
-            # Asked here, so that nothing is missed that comes to pass from now on.
-            after = await self._asker.bus.transport.stream(EVENTS).last()
         where = tenant or self._asker.bus.tenant
 
-        async def told(after: int) -> AsyncGenerator[bytes]:
-            following = follow(self._asker.bus, where, after=after, types=types)
-            async with aclosing(following) as events:
-                async for sequence, event in events:
-                    yield event_bytes(sequence, event, diff=diff)
+        async def told(events: AsyncIterator[Event]) -> AsyncGenerator[bytes]:
+            try:
+                async for one in events:
+                    if diff not in one.told:
+                        one.told[diff] = event_bytes(one.sequence, one.event, diff=diff)
+                    yield one.told[diff]
+            except Overloaded as left:
+                yield sse.comment(str(left))
 
         @asynccontextmanager
         async def listening() -> AsyncGenerator[AsyncIterator[bytes]]:
-            async with aclosing(told(after)) as events:
-                yield events
-
-        def opened() -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-            return listening()
+            async with (
+                self._shared.following(where, after=after, types=types) as events,
+                aclosing(told(events)) as said,
+            ):
+                yield said
 
         return EventStream(
             request,
-            opened,
+            listening,
             closing=self._asker.closing,
             stall_timeout_s=self._stall_timeout_s,
         )

@@ -203,7 +203,7 @@ class LmosRoutes:
     async def _find(
         self, request: Request, tenant: str, channel: str, subset: str
     ) -> tuple[FoundThing, ...]:
-        question = FindThings(kind="agent", channel=channel, subset=subset)
+        question = FindThings(kind="agent", channel=channel, subset=subset, origin="")
         return (await self._asker.call(request, tenant, FIND_THINGS, question)).things
 
     async def conversation(

@@ -170,7 +170,7 @@ class OpenAIRoutes:
             request,
             tenant or self._asker.bus.tenant,
             FIND_THINGS,
-            FindThings(kind="agent", subset=subset),
+            FindThings(kind="agent", subset=subset, origin=""),
         )
         return json_reply(models_of(found.things))
 
@@ -188,7 +188,7 @@ class OpenAIRoutes:
         thing = await self._asker.call(
             request, tenant, GET_THING, GetThing(name=model, subset=subset)
         )
-        if not thing.live or thing.kind != "agent":
+        if not thing.live or thing.origin or thing.kind != "agent":
             raise AgentNotFound(
                 f"no agent {model!r} is running in {tenant!r}", hint="see GET /v1/models"
             )

@@ -15,6 +15,11 @@ def event(name: str, seq: int, data: bytes) -> bytes:
     return b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), seq, data)
 
 
+def comment(text: str) -> bytes:
+    """Something for a person who looks; clients skip it."""
+    return f": {' '.join(text.split())}\n\n".encode()
+
+
 def data(data: bytes) -> bytes:
     """An event without a name."""
     return b"data: %s\n\n" % data

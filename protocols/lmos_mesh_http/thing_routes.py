@@ -55,6 +55,8 @@ _AGAIN_S = 0.01
 
 _SORTED_BY = Literal["id", "name", "version", "created", "modified", "load"]
 _PATH = "/things/{id:path}"
+# Where in a Description is said what the bus is told beside it.
+_LIFETIMES = {"/expires": "/registration/expires", "/ttl_s": "/registration/ttl"}
 
 Id = Annotated[
     str, Path(description="The id of the Thing: a URI of up to 512 bytes, percent-encoded.")
@@ -492,6 +494,13 @@ class ThingRoutes:
         )
         try:
             return await self._asker.call(request, self._of(tenant), REGISTER, wanted)
+        except InvalidMessage as refused:
+            if (field := str(refused.details.get("field"))) not in _LIFETIMES:
+                raise
+            at = _LIFETIMES[field]
+            said = refused.message.removeprefix(f"{field}: ")
+            fault = {"field": at, "description": said}
+            raise InvalidDescription.of(f"the description of {id!r}", [fault]) from None
         except Conflict as conflict:
             if revision and conflict.details.get("revision") == 0:
                 await self._refuse_move(request, tenant, id, revision)

@@ -18,7 +18,7 @@ from lmos_mesh.things import Fault
 from lmos_mesh_registry import jsonpaths
 
 NEAREST = 256
-"""How many Things can be near a text in meaning. A score is no yes or no, and nobody reads more."""
+"""How many Things can be near a text. A score is no yes or no, and nobody reads more."""
 
 # What shares every word with the text is about as near to it as the nearest in meaning are.
 _WORDS_AS_MEANING = 0.7
@@ -60,6 +60,23 @@ class Scores:
         )
         ordered = sorted(near.items(), key=lambda one: (-one[1], one[0]))
         return dict(ordered[:count])
+
+
+class _ByWords(Scores):
+    """How many words Things share with a text, looked up as far as somebody asks for it."""
+
+    def __init__(self, membership: Membership, tenant: str, text: str) -> None:
+        super().__init__({})
+        self._membership = membership
+        self._tenant = tenant
+        self._text = text
+
+    def nearest(
+        self, count: int | None = None, among: Collection[ThingKey] | None = None
+    ) -> dict[ThingKey, float]:
+        most = count if among is None else None
+        shares = self._membership.words(self._tenant, self._text, most)
+        return Scores(shares).nearest(count, among)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,7 @@ def find(
         membership: What there is.
         tenant: Whose Things.
         wanted: The conditions.
-        scores: How near Things are to the text in meaning; None to compare words. By meaning
+        scores: How near Things are to the text in meaning; None to compare words. Either way
             no more than the `NEAREST` fit.
         fitting: What fits the JSONPath, where that is known already.
 
@@ -142,10 +159,9 @@ def find(
     if wanted.text is None:
         found = candidates(membership, tenant, wanted, among=among)
         return Found(_page(found, membership, wanted), len(found))
-    called = membership.called(tenant, wanted.text)
     if scores is None:
-        shares = membership.words(tenant, wanted.text) | dict.fromkeys(called, 1.0)
-        found = candidates(membership, tenant, wanted, among=_common(shares.keys(), among))
+        by_words = _ByWords(membership, tenant, wanted.text)
+        found, shares = _nearest(membership, tenant, wanted, by_words, among)
         return Found(_page(found, membership, wanted, shares), len(found), "words")
     found, shares = _nearest(membership, tenant, wanted, scores, among)
     notes: tuple[str, ...] = ()
@@ -181,6 +197,11 @@ def search(membership: Membership, tenant: str, query: str, limit: int) -> tuple
     return jsonpaths.search(things, query, limit)
 
 
+def rounded(score: float | None) -> float | None:
+    """A score as it is told."""
+    return None if score is None else round(score, 4)
+
+
 def shown(
     one: Entered,
     membership: Membership,
@@ -198,32 +219,39 @@ def shown(
         score: How well it fits the text that was looked for.
         as_of: Until when this is known to be true.
     """
-    thing = one.thing
-    instances = membership.instances(one.key)
     description = None
     if whole:
-        description = reachable(one.description, thing, membership.addresses(one.key.tenant))
+        addresses = membership.addresses(one.key.tenant)
+        description = reachable(one.description, one.thing, addresses)
     return FoundThing(
-        name=one.key.name,
-        subset=one.key.subset,
-        tenant=one.key.tenant,
-        id=one.id,
-        title=thing.title,
-        kind=thing.kind,
-        version=thing.version,
-        summary=thing.description,
-        capabilities=thing.capabilities,
-        channels=thing.supported_channels,
-        external=thing.external,
-        origin=thing.origin,
-        live=bool(instances),
-        instances=instances,
-        revision=one.revision,
-        registration=one.registration,
-        score=None if score is None else round(score, 4),
+        **steady(one),
+        live=membership.liveness(one),
+        instances=membership.instances(one.key),
+        score=rounded(score),
         description=description,
         as_of=as_of,
     )
+
+
+def steady(one: Entered) -> dict[str, Any]:
+    """The members of a `FoundThing` that stay as long as the entry does."""
+    thing = one.thing
+    return {
+        "name": one.key.name,
+        "subset": one.key.subset,
+        "tenant": one.key.tenant,
+        "id": one.id,
+        "title": thing.title,
+        "kind": thing.kind,
+        "version": thing.version,
+        "summary": thing.description,
+        "capabilities": thing.capabilities,
+        "channels": thing.supported_channels,
+        "external": thing.external,
+        "origin": thing.origin,
+        "revision": one.revision,
+        "registration": one.registration,
+    }
 
 
 # -- conditions --
@@ -261,7 +289,8 @@ def _remaining(membership: Membership, wanted: FindThings) -> list[Callable[[Ent
     if wanted.subset is not None:
         conditions.append(lambda one: one.key.subset == wanted.subset)
     if wanted.live is not None:
-        conditions.append(lambda one: membership.live(one.key) is wanted.live)
+        # What nobody can know of has no instance either.
+        conditions.append(lambda one: (membership.liveness(one) is True) is wanted.live)
     if wanted.origin is not None:
         conditions.append(lambda one: one.thing.origin == wanted.origin)
     if (channel := wanted.channel) is not None:

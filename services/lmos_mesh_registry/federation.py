@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urljoin, urlsplit
 
+from pydantic import ValidationError
+
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import (
     Conflict,
@@ -25,9 +27,10 @@ from lmos_mesh.errors import (
     Unavailable,
 )
 from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.messages import PeerState
 from lmos_mesh.transport import Bucket
 from lmos_mesh_registry.entries import Entries
-from lmos_mesh_registry.mirroring import mirrored, origin_of
+from lmos_mesh_registry.mirroring import is_called, mirrored, origin_of
 from lmos_mesh_registry.registering import Lifetime
 
 if TYPE_CHECKING:
@@ -102,6 +105,15 @@ class _Read:
     entry: tuple[ThingKey, dict[str, Any]] | None
 
 
+def state_key(tenant: str, peer: Peer) -> str:
+    """Where the replica that mirrors a mesh writes how that is, for the others to tell."""
+    return f"peer.{_digest(tenant, peer)}"
+
+
+def _digest(tenant: str, peer: Peer) -> str:
+    return hashlib.sha256(f"{tenant} {peer.url}".encode()).hexdigest()[:32]
+
+
 class Mirror:
     """Keeps one other mesh's Things among ours."""
 
@@ -122,8 +134,10 @@ class Mirror:
         self._tenant = tenant
         self._stale_s = stale_s
         self._duties = bus.transport.key_value(DUTIES)
-        digest = hashlib.sha256(f"{tenant} {peer.url}".encode()).hexdigest()[:32]
+        digest = _digest(tenant, peer)
         self._duty = f"mirror.{digest}"
+        self._state_key = state_key(tenant, peer)
+        self._heard_at = 0.0
         self._things: dict[str, Mapping[str, Any]] = {}
         self._changed: asyncio.Queue[str] = asyncio.Queue(_AT_ONCE)
         self._all_changed = True
@@ -178,9 +192,12 @@ class Mirror:
                         renewed = now
                     await self._read_changed(client)
                     await self._enter(renew=renew)
+                    if renew:
+                        await self._write_state("")
             except MeshError as exc:
                 self._all_changed = True  # whatever it was about, it is looked at again
                 self._say(str(exc))
+                await self._write_state(str(exc))
                 await asyncio.sleep(min(2.0, self._stale_s / 6))
                 continue
             with suppress(TimeoutError):
@@ -214,6 +231,7 @@ class Mirror:
         self._refused = {id: why for id, why in self._refused.items() if id in things}
         await self._enter(renew=True)
         self._say("")
+        await self._write_state("")
 
     def _take(self, things: dict[str, Mapping[str, Any]], one: Any) -> None:
         if not isinstance(one, dict):
@@ -260,14 +278,26 @@ class Mirror:
 
     def _note(self, data: str) -> None:
         try:
-            id = json.loads(data).get("id")
-        except (ValueError, AttributeError, RecursionError):
+            told = json.loads(data)
+            ids = [told["id"]] if "id" in told else self._served(told.get("things", ()))
+        except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
             return
-        if isinstance(id, str):
+        for id in ids:
+            if not isinstance(id, str):
+                continue
             try:
                 self._changed.put_nowait(id)
             except asyncio.QueueFull:
                 self._all_changed = True
+
+    def _served(self, told: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The ids of what an instance serves that has joined or ended there."""
+        names = [(str(one["name"]), str(one["subset"])) for one in told]
+        return [
+            id
+            for id, thing in self._things.items()
+            if any(is_called(thing, *name) for name in names)
+        ]
 
     # -- what it is here --
 
@@ -332,6 +362,22 @@ class Mirror:
         if held is not None and held.description.get("mesh:origin") == self._peer.origin:
             with suppress(Conflict):
                 await self._entries.remove(key, held.revision)
+
+    async def _write_state(self, fault: str) -> None:
+        """Note how it is, for whoever asks any replica."""
+        if not fault:
+            self._heard_at = self._entries.now()
+        state = PeerState(
+            origin=self._peer.origin,
+            url=without_secrets(self._peer.url),
+            answers=not fault,
+            heard_at=self._heard_at,
+            things=len(self._things),
+            refused=len(self._refused),
+            fault=fault[:500],
+        )
+        with suppress(MeshError):  # it only tells what is so
+            await self._duties.put(self._state_key, state.model_dump_json().encode())
 
     def _say(self, fault: str) -> None:
         """Log it when the other mesh is lost, and when it is back."""
@@ -443,6 +489,29 @@ def _same_host(url: str, following: str) -> str | None:
         return None
     absolute = urljoin(url, following)
     return absolute if urlsplit(absolute).netloc == urlsplit(url).netloc else None
+
+
+async def states(bus: Bus, peers: Iterable[Peer], *, tenant: str) -> tuple[PeerState, ...]:
+    """How each of these meshes is, as the replica that mirrors it has noted."""
+    noted = bus.transport.key_value(DUTIES)
+    found: list[PeerState] = []
+    for peer in peers:
+        state = PeerState(
+            origin=peer.origin,
+            url=without_secrets(peer.url),
+            fault="no replica has asked it yet",
+        )
+        entry = await noted.get(state_key(tenant, peer))
+        with suppress(ValidationError):
+            state = PeerState.model_validate_json(entry.value) if entry is not None else state
+        found.append(state)
+    return tuple(found)
+
+
+def without_secrets(url: str) -> str:
+    """A URL without a user and a password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def start(

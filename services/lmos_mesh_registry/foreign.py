@@ -16,7 +16,7 @@ from lmos_mesh import subjects, synadia
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidDescription, MeshError, Unavailable
-from lmos_mesh.membership import LEASES, Lease, Membership, Served, ThingKey
+from lmos_mesh.membership import LEASES, PROTOCOL, Lease, Membership, Served, ThingKey
 from lmos_mesh.semver import BadVersion, Version
 from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_VERSION, thing_from
 from lmos_mesh.transport import Packet
@@ -24,9 +24,6 @@ from lmos_mesh_registry.entries import Entries
 from lmos_mesh_registry.registering import FOR_GOOD
 
 logger = logging.getLogger(__name__)
-
-PROTOCOL = "lmos:protocol"
-"""The member of the metadata by which foreign agents are known."""
 
 _MISSED = 3
 _PROBE_S = 0.25

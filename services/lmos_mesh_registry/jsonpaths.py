@@ -11,8 +11,15 @@ from typing import Any, cast, overload
 
 import jsonschema_rs
 from jsonpath import JSONPath, JSONPathEnvironment, JSONPathError, JSONPathMatch
-from jsonpath.filter import BaseExpression, FilterQuery
+from jsonpath.filter import (
+    BaseExpression,
+    FilterQuery,
+    InfixExpression,
+    RelativeFilterQuery,
+    StringLiteral,
+)
 from jsonpath.function_extensions import ExpressionType, FilterFunction
+from jsonpath.segments import JSONPathChildSegment
 from jsonpath.selectors import Filter
 
 from lmos_mesh.errors import InvalidMessage
@@ -51,11 +58,12 @@ def fitting(things: Iterable[Entered], text: str, *, steps: int = MOST_STEPS) ->
         InvalidMessage: It is no JSONPath, or takes too long.
     """
     path = _path_of(_as_query(text), "/jsonpath")
+    named = _named(path)
     with_budget = _steps_left.set([steps])
     try:
         return [
             one
-            for one in things
+            for one in (things if not named else [one for one in things if _is_named(one, named)])
             if next(iter(path.finditer([_description(one)])), None) is not None
         ]
     except _TooManySteps:
@@ -101,6 +109,50 @@ def search(
     return values, total
 
 
+def _named(path: JSONPath) -> dict[str, str]:
+    """What a filter wants the `id` or the `title` to be.
+
+    Looked at first, they cost next to nothing; to make a whole Description only to compare its
+    title takes the longest of all.
+    """
+    wanted: dict[str, str] = {}
+    first = path.segments[0] if path.segments else None
+    if isinstance(first, JSONPathChildSegment) and len(first.selectors) == 1:
+        (selector,) = first.selectors
+        if isinstance(selector, Filter):
+            pending: list[BaseExpression] = [selector.expression.expression]
+            while pending:
+                one = pending.pop()
+                if not isinstance(one, InfixExpression):
+                    continue
+                if one.operator == "&&":
+                    pending += (one.left, one.right)
+                elif one.operator == "==":
+                    wanted |= _compared(one.left, one.right) | _compared(one.right, one.left)
+    return wanted
+
+
+def _compared(query: BaseExpression, value: BaseExpression) -> dict[str, str]:
+    if isinstance(query, RelativeFilterQuery) and isinstance(value, StringLiteral):
+        for member in ("id", "title"):
+            if str(query) == f"@['{member}']":
+                return {member: str(value.value)}
+    return {}
+
+
+def _is_named(one: Entered, wanted: Mapping[str, str]) -> bool:
+    thing = one.thing
+    for member, value in wanted.items():
+        if member in thing.omitted:
+            return False
+        held = thing.terms.get(member)
+        if held is None:
+            held = one.id if member == "id" else thing.title or thing.name
+        if held != value:
+            return False
+    return True
+
+
 def _as_query(text: str) -> str:
     stated = text.strip()
     return stated if stated.startswith("$") else f"$[?{stated}]"
@@ -138,7 +190,10 @@ def _compiled(query: str) -> "_Path":
     try:
         path = _ENVIRONMENT.compile(query)
     except JSONPathError as exc:
-        at = f" at character {exc.token.index + 1}" if exc.token is not None else ""
+        at = ""
+        if exc.token is not None:
+            place = exc.token.index
+            at = f" at character {place + 1}" if 0 <= place < len(query) else " at its end"
         raise BadPath(f"is not a JSONPath (RFC 9535){at}: {exc.message}") from None
     except RecursionError:
         raise BadPath("is nested too deeply") from None

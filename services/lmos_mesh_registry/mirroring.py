@@ -8,9 +8,10 @@ mesh is left out: it is mirrored from there or not at all, and nothing goes roun
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lmos_mesh.description import (
+    LIVE,
     MESH_CONTEXT,
     TYPES,
     description_faults,
@@ -20,7 +21,7 @@ from lmos_mesh.description import (
 )
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import DEFAULT_SUBSET, NAME_BYTES, thing_from
+from lmos_mesh.things import DEFAULT_SUBSET, NAME_BYTES, OUR_IDS, thing_from
 
 ORIGIN = "mesh:origin"
 
@@ -54,12 +55,15 @@ def mirrored(
     if description.get(ORIGIN):
         return None
     ours = copy.deepcopy(dict(description))
-    ours.pop("registration", None)
+    registration: Any = ours.pop("registration", None)
+    ours.pop(LIVE, None)
     _leave_out_discovery(ours)
     _check(ours)
     stated: Any = ours.get("@type")
     types = cast("list[Any]", stated) if isinstance(stated, list) else [stated]
     ours[ORIGIN] = origin
+    if (live := _told_live(registration)) is not None:
+        ours[LIVE] = live
     _declare_prefix(ours)
     is_lmos = any(term in types for term in TYPES.values())
     if is_lmos or "mesh:tenant" in ours:
@@ -77,6 +81,23 @@ def mirrored(
     _check(ours)
     thing = thing_of(ours, tenant=tenant)
     return ThingKey(tenant, thing.name, thing.subset), ours
+
+
+def is_called(description: Mapping[str, Any], name: str, subset: str) -> bool:
+    """Whether an event of another mesh about a Thing of that name is about this one."""
+    ours = str(description.get("id")).removeprefix(OUR_IDS).split(":")
+    if len(ours) == 3:
+        return [unquote(one) for one in ours[1:]] == [name, subset]
+    return (description.get("title"), description.get("mesh:subset", DEFAULT_SUBSET)) == (
+        name,
+        subset,
+    )
+
+
+def _told_live(registration: Any) -> bool | None:
+    """Whether their directory says that somebody serves it; those of other vendors do not."""
+    told = cast("Any", registration).get(LIVE) if isinstance(registration, Mapping) else None
+    return told if isinstance(told, bool) else None
 
 
 def _check(description: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ REGISTRATION = "registration"
 
 _OURS = "urn:lmos-mesh:"
 _LONGEST_S = 100 * 366 * 24 * 3600
+_FAR = "is more than a hundred years away; leave it out for what shall stay"
 # What a reply says beside its Things, and what msgpack may take more than JSON for odd numbers.
 _ROOM = 0.9
 _ROOM_BYTES = 4096
@@ -78,7 +79,7 @@ def lifetime_of(request: Register, told: Mapping[str, Any] | None, *, now: float
         if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not ttl_s > 0:
             raise InvalidMessage(f"{at}{name}: must be a number above 0", field=f"{at}{name}")
         if not ttl_s <= _LONGEST_S:
-            raise InvalidMessage(f"{at}{name}: is over {_LONGEST_S} s", field=f"{at}{name}")
+            raise InvalidMessage(f"{at}{name}: {_FAR}", field=f"{at}{name}")
         return Lifetime(ttl=float(ttl_s), ends=now + ttl_s)
     if expires is None:
         return FOR_GOOD
@@ -91,7 +92,7 @@ def lifetime_of(request: Register, told: Mapping[str, Any] | None, *, now: float
     if ends <= now:
         raise InvalidMessage(f"{at}expires: {expires} has passed", field=f"{at}expires")
     if ends > now + _LONGEST_S:
-        raise InvalidMessage(f"{at}expires: is over {_LONGEST_S} s away", field=f"{at}expires")
+        raise InvalidMessage(f"{at}expires: {_FAR}", field=f"{at}expires")
     return Lifetime(ends=ends)
 
 

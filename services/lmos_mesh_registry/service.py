@@ -1,6 +1,7 @@
 """The registry on the bus: validates what joins, keeps it in JetStream, answers who is there."""
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -12,6 +13,7 @@ from pydantic import Field
 from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
+from lmos_mesh.codec import Packed
 from lmos_mesh.description import (
     describe,
     description_faults,
@@ -22,12 +24,12 @@ from lmos_mesh.description import (
 )
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import (
-    AgentNotFound,
     Conflict,
     InvalidDescription,
     InvalidMessage,
     MeshError,
     NotFound,
+    ThingNotFound,
 )
 from lmos_mesh.membership import LEASES, Entered, Membership, ThingKey
 from lmos_mesh.messages import (
@@ -36,6 +38,7 @@ from lmos_mesh.messages import (
     GET_HISTORY,
     GET_THING,
     REGISTER,
+    REGISTRY_STATUS,
     SEARCH_THINGS,
     Deregister,
     Deregistered,
@@ -46,6 +49,8 @@ from lmos_mesh.messages import (
     History,
     Register,
     Registered,
+    RegistryState,
+    RegistryStatus,
     SearchFound,
     SearchThings,
     ThingsFound,
@@ -58,10 +63,11 @@ from lmos_mesh.things import Thing, label_of, thing_from
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.announcer import Announcer
-from lmos_mesh_registry.catalog import Scores, candidates, find, search, shown
+from lmos_mesh_registry.catalog import Found, Scores, candidates, find, search, shown
 from lmos_mesh_registry.entries import Entries
-from lmos_mesh_registry.foreign import PROTOCOL, ForeignAgents
+from lmos_mesh_registry.foreign import ForeignAgents
 from lmos_mesh_registry.meaning import Meanings
+from lmos_mesh_registry.packing import PackedThings, page
 from lmos_mesh_registry.registering import (
     REGISTRATION,
     Lifetime,
@@ -77,7 +83,7 @@ logger = logging.getLogger(__name__)
 _TRIES = 8
 # A server hangs up on longer subjects; names and ids as long as they may be stay below.
 _KEY_BYTES = 2_000
-_OPERATIONS = ("register", "deregister", "get", "find", "search", "history")
+_OPERATIONS = ("register", "deregister", "get", "find", "search", "history", "status")
 
 
 class RegistrySettings(Settings):
@@ -111,12 +117,14 @@ class Registry:
         self._settings = settings
         self._clock = clock
         self._seen_live: dict[ThingKey, float] = {}
+        self._packed = PackedThings()
 
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Serve the registry's endpoints until cancelled."""
         self._bus = bus
         settings = self._settings
-        peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
+        self._peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
+        self._peer_tenant = settings.registry_peer_tenant or bus.tenant
         self._leases = bus.transport.key_value(LEASES)
         self._directory = Directory(bus)
         self._directory.on_death(self._on_death)
@@ -125,6 +133,7 @@ class Registry:
         await self._directory.follow()
         self._meanings = Meanings(bus, self._membership)
         self._directory.on_change(self._meanings.changed)
+        self._directory.on_change(self._packed.changed)
         self._meanings.start()
         await announcer.begin()
         await audit.prepare(bus)
@@ -144,6 +153,7 @@ class Registry:
                 route(FIND_THINGS, self.find),
                 route(SEARCH_THINGS, self.search),
                 route(GET_HISTORY, self.history),
+                route(REGISTRY_STATUS, self.status),
             ],
         )
         await announce_service(bus, "registry", "Who is on the mesh", _OPERATIONS)
@@ -152,11 +162,11 @@ class Registry:
             bus,
             self._directory.membership,
             self._entries,
-            peers,
-            tenant=settings.registry_peer_tenant or bus.tenant,
+            self._peers,
+            tenant=self._peer_tenant,
             stale_s=settings.registry_peer_stale_s,
         )
-        bus.spawn(self._read_words(), name="words")
+        bus.spawn(self._make_ready(), name="make-ready")
         ready()
         await run_forever()
 
@@ -256,7 +266,7 @@ class Registry:
         """Forget a Thing, unless another instance still serves it.
 
         Raises:
-            AgentNotFound: There is none of that name or id.
+            ThingNotFound: There is none of that name or id.
             Conflict: It is not at the revision that is known, or belongs to another mesh.
         """
         key = self._key(call.tenant, request.name, request.subset, request.id)
@@ -290,7 +300,7 @@ class Registry:
         """One Thing with its Description.
 
         Raises:
-            AgentNotFound: There is none of that name or id.
+            ThingNotFound: There is none of that name or id.
             NotFound: That revision of it is not kept.
         """
         key = self._key(call.tenant, request.name, request.subset, request.id)
@@ -319,7 +329,7 @@ class Registry:
             hint=f"kept are {numbers}" if numbers else "nothing of it is kept",
         )
 
-    async def find(self, request: FindThings, call: Call) -> ThingsFound:
+    async def find(self, request: FindThings, call: Call) -> ThingsFound | Packed:
         """The Things that fit, as many as fit into one reply.
 
         Raises:
@@ -339,31 +349,32 @@ class Registry:
         notes = found.notes
         if found.matched == "words" and self._meanings.note:
             notes = (*notes, f"compared by words: {self._meanings.note}")
-        things: list[FoundThing] = []
+        most = self._bus.transport.max_payload
+        if call.takes_packed and not request.descriptions:
+            ready = (self._packed.packed(one, membership, score) for one, score in found.entries)
+            things, sizes = itertools.tee(ready)
+            count = fitting(map(len, sizes), most)
+            rest = _answered(request, found, count, revision=revision, as_of=as_of, notes=notes)
+            return Packed(page(itertools.islice(things, count), rest))
+        told: list[FoundThing] = []
 
-        def sizes() -> Iterator[int]:
+        def told_sizes() -> Iterator[int]:
             for one, score in found.entries:
-                whole = request.descriptions
-                thing = shown(one, membership, whole=whole, score=score)
-                things.append(thing)
+                thing = shown(one, membership, whole=request.descriptions, score=score)
+                told.append(thing)
                 yield len(thing.model_dump_json())
 
-        count = fitting(sizes(), self._bus.transport.max_payload)
-        following = request.offset + count
-        return ThingsFound(
-            things=tuple(things[:count]),
-            total=found.total,
-            revision=revision,
-            next=following if count and following < found.total else None,
-            as_of=as_of,
-            matched=found.matched,
-            notes=notes,
-        )
+        count = fitting(told_sizes(), most)
+        rest = _answered(request, found, count, revision=revision, as_of=as_of, notes=notes)
+        return rest.model_copy(update={"things": tuple(told[:count])})
 
-    async def _read_words(self) -> None:
-        """List the words of what came, a few Things at a time, before anybody asks for them."""
+    async def _make_ready(self) -> None:
+        """Make what came ready, a few Things at a time, before anybody asks for it."""
+        self._packed.changed(one.key for one in self._membership)
         while True:
-            if not self._membership.read_words(50):
+            packed = self._packed.prepare(self._membership, 50)
+            await asyncio.sleep(0)
+            if not self._membership.read_words(50) and not packed:
                 await asyncio.sleep(1.0)
             await asyncio.sleep(0.005)
 
@@ -384,7 +395,7 @@ class Registry:
         """The versions of a Thing's Description that are kept, the latest first.
 
         Raises:
-            AgentNotFound: Nothing of that name or id is kept.
+            ThingNotFound: Nothing of that name or id is kept.
         """
         key = self._key(call.tenant, request.name, request.subset, request.id)
         kept = await self._entries.history(key)
@@ -392,6 +403,15 @@ class Registry:
             raise self._unknown(key, request.id)
         versions = tuple(_version(key, one) for one in reversed(kept))
         return History(name=key.name, subset=key.subset, versions=versions)
+
+    async def status(self, request: RegistryStatus, call: Call) -> RegistryState:
+        """How the registry is, and the meshes that it mirrors."""
+        return RegistryState(
+            things=len(self._membership),
+            peers=await federation.states(self._bus, self._peers, tenant=self._peer_tenant),
+            revision=self._membership.revision,
+            as_of=self._directory.as_of,
+        )
 
     def _key(self, tenant: str, name: str, subset: str, id: str) -> ThingKey:
         """What is asked for.
@@ -411,9 +431,9 @@ class Registry:
             raise InvalidMessage(f"{field}: is longer than any Thing's", field=field)
         return key
 
-    def _unknown(self, key: ThingKey, id: str) -> AgentNotFound:
+    def _unknown(self, key: ThingKey, id: str) -> ThingNotFound:
         if id:
-            return AgentNotFound(
+            return ThingNotFound(
                 f"nothing with the id {id!r} is registered in {key.tenant!r}",
                 hint="see `lmos agents --all`",
             )
@@ -421,7 +441,7 @@ class Registry:
         hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
         if subsets := self._membership.subsets(key.tenant, key.name):
             hint = f"it is there as {', '.join(subsets)}"
-        return AgentNotFound(
+        return ThingNotFound(
             f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
             hint=hint,
             near=near,
@@ -451,7 +471,7 @@ class Registry:
         while True:
             now = self._clock()
             for one in self._membership:
-                if self._membership.live(one.key) or not _needs_instances(one):
+                if self._membership.live(one.key) or not one.needs_instances:
                     self._seen_live[one.key] = now
                 elif now - self._seen_live.setdefault(one.key, now) > (
                     self._settings.registry_forget_after_s
@@ -523,12 +543,26 @@ def _stays(held: Stored, description: dict[str, Any], life: Lifetime) -> bool:
     return lasting and life.ends is None and held.description == description
 
 
-def _needs_instances(one: Entered) -> bool:
-    """Whether it is an agent or tool that should be served by some process of the mesh."""
-    thing = one.thing
-    if thing.kind == "thing" or thing.origin:
-        return False
-    return not thing.external or PROTOCOL in thing.metadata
+def _answered(
+    request: FindThings,
+    found: Found,
+    count: int,
+    *,
+    revision: int,
+    as_of: float,
+    notes: tuple[str, ...],
+) -> ThingsFound:
+    """What is said beside the first `count` Things that were found."""
+    following = request.offset + count
+    return ThingsFound(
+        things=(),
+        total=found.total,
+        revision=revision,
+        next=following if count and following < found.total else None,
+        as_of=as_of,
+        matched=found.matched,
+        notes=notes,
+    )
 
 
 def _version(key: ThingKey, one: Revision) -> ThingVersion:

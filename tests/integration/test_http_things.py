@@ -424,11 +424,20 @@ async def test_when_a_thing_expires_can_be_set_and_its_times_cannot(nats_mesh: N
         past = await tdd.put(
             "urn:y", lamp("urn:y") | {"registration": {"expires": "2001-01-01T00:00:00Z"}}
         )
+        far = await tdd.put(
+            "urn:y", lamp("urn:y") | {"registration": {"expires": "2999-01-01T00:00:00Z"}}
+        )
+        long = await tdd.put("urn:y", lamp("urn:y") | {"registration": {"ttl": 1e300}})
         gone = await tdd.get("/things/urn:y")
 
     assert told["expires"].startswith("2101-01-01T00:00:00")
     assert told["created"] > "2026"
-    assert past.status_code == 400 or gone.status_code == 404
+    for refused, field in ((past, "expires"), (far, "expires"), (long, "ttl")):
+        assert refused.status_code == 400
+        (fault,) = refused.json()["validationErrors"]
+        assert fault["field"] == f"/registration/{field}"
+    assert gone.status_code == 404
+    assert gone.json()["title"] == "Thing not found"
 
 
 # -- all of them --

@@ -349,6 +349,23 @@ async def is_unknown(mesh: Mesh, name: str) -> bool:
     return name not in await names(mesh, live=None)
 
 
+async def test_an_agent_that_runs_and_was_forgotten_registers_again(
+    services: Deployment, tenant: str
+) -> None:
+    process = services.agent(agent(), LMOS_TENANT=tenant, LMOS_AGENT_CHECK_S="0.3")
+    async with services.client(tenant) as mesh:
+        before = await mesh.bus.call(GET_THING, GetThing(name="billing"))
+        await mesh.bus.call(DEREGISTER, Deregister(name="billing"))
+
+        await until(is_described_as, mesh, "1.0.0", within_s=SOON_S)
+
+        after = await mesh.bus.call(GET_THING, GetThing(name="billing"))
+        assert after.live
+        assert after.description == before.description
+    process.terminate()
+    assert await process.ended() == 0
+
+
 async def test_an_agent_stays_while_another_instance_serves_it(
     services: Deployment, tenant: str
 ) -> None:

@@ -15,7 +15,7 @@ from lmos_mesh.membership import Lease, Membership, Served, ThingKey
 from lmos_mesh.messages import FindThings
 from lmos_mesh.things import thing_from
 from lmos_mesh_registry import jsonpaths
-from lmos_mesh_registry.catalog import Scores, candidates, find, search, shown
+from lmos_mesh_registry.catalog import NEAREST, Scores, candidates, find, search, shown
 from lmos_mesh_registry.jsonpaths import fitting
 
 billing: dict[str, Any] = {
@@ -348,6 +348,35 @@ def test_what_shares_only_words_that_all_use_is_not_found() -> None:
     assert len(names(membership, text="a garden")) == 201
 
 
+def test_no_more_than_the_best_are_near_a_text_and_replicas_agree_which() -> None:
+    flowers = ("roses", "ivy", "ferns", "moss")
+    things = [
+        {
+            "name": f"a{number:03}",
+            "description": flowers[number % 4] + (", thorny" if number % 9 == 0 else ""),
+        }
+        for number in range(NEAREST * 2)
+    ]
+    wanted = FindThings(text="roses, ivy, moss, thorny", limit=NEAREST)
+
+    best = find(registered(*things), "demo", wanted)
+
+    found = [one.key.name for one, _ in best.entries]
+    assert best.total == len(found) == NEAREST
+    # Those with two of the words come first, then some of the very many with one.
+    both = [thing["name"] for at, thing in enumerate(things) if at % 9 == 0 and at % 4 != 2]
+    assert found[: len(both)] == both
+    again = find(registered(*reversed(things)), "demo", wanted)
+    assert [one.key.name for one, _ in again.entries] == found
+
+
+def test_whoever_fits_is_found_behind_all_that_are_nearer_and_do_not() -> None:
+    things = [{"name": f"a{number:03}", "description": "ivy, ivy"} for number in range(NEAREST * 2)]
+    membership = registered({"name": "z", "description": "ivy and roses"}, *things, live=("z",))
+
+    assert names(membership, text="ivy") == ["z"]
+
+
 def test_meaning_decides_where_it_is_known_and_words_for_the_rest() -> None:
     membership = registered(billing, weather, lamp)
     keys = {one.key.name: one.key for one in membership}
@@ -386,6 +415,50 @@ def test_what_fits_a_jsonpath_may_be_known_already() -> None:
 
     assert [one.key.name for one, _ in found.entries] == ["billing"]
     assert find(membership, "demo", wanted, fitting=[]).total == 0
+
+
+plain_texts = st.sampled_from(["billing", "weather", "Lamp guide", "nobody", "it's", ""])
+
+
+@given(
+    plain_texts,
+    st.sampled_from(
+        [
+            "@.title == {}",
+            "{} == @['title']",
+            "@.id == {}",
+            "@.title == {} && @.version.instance == '1.2.0'",
+            "@.title == {} && @.title == 'billing'",
+            "@.title == {} || @.id == 'urn:dev:ops:7'",
+            "!(@.title == {})",
+            "@.title != {}",
+            "@..title == {}",
+        ]
+    ),
+)
+def test_filters_by_name_find_what_they_find_in_the_descriptions(name: str, form: str) -> None:
+    untitled = {**billing, "name": "b2", "title": "billing"}
+    thing = {"kind": "thing", "name": "urn:dev:ops:7", "title": "weather"}
+    membership = registered(billing, weather, lamp, untitled, thing)
+    text = form.format("'" + name.replace("'", "\\'") + "'")
+    things = sorted(membership, key=lambda one: one.key)
+
+    try:
+        found = fitting(things, text)
+    except InvalidMessage:  # a descendant is no single value to compare
+        return
+
+    path = jsonpaths.search
+    wanted = [one for one in things if path([one], f"$[?{text}]", 9)[1]]
+    assert found == wanted
+
+
+def test_a_filter_by_title_makes_no_descriptions_of_the_others() -> None:
+    things = [{"name": f"a{number}"} for number in range(200)]
+
+    (found,) = fitting(list(registered(*things)), "@.title == 'a7'", steps=50)
+
+    assert found.key.name == "a7"
 
 
 # -- JSONPath over everything --

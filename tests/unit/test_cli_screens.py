@@ -157,9 +157,12 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
             Instance(instance="b", version="1.1.0", in_flight=1),
         ),
     )
-    down = FoundThing(name="alpha", version="2.0.0")
+    down = FoundThing(name="alpha", version="2.0.0", live=False)
 
-    lines = text_of(table_of([down, up], hidden=3)).splitlines()
+    lamp = FoundThing(name="urn:example:lamp", kind="thing", live=None)
+    hidden = [lamp, down.model_copy(update={"name": "beta"}), lamp]
+
+    lines = text_of(table_of([down, up], hidden=hidden)).splitlines()
 
     assert lines[1].split() == [
         "zeta",
@@ -175,16 +178,23 @@ def test_agents_are_a_table_with_those_that_are_down_last() -> None:
     ]
     assert lines[2].split()[0] == "alpha"
     assert "○ down" in lines[2]
-    assert "3 more agents" in lines[3]
+    assert lines[3] == "Not live: 1 agent, 2 things; --all shows them"
 
 
 def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
     name = "billing@127.0.0.1:8420"
     bill = Capability(id="view_bill", name="view bill")
     mirrored = FoundThing(
-        name=name, version="1.0.0", origin="127.0.0.1:8420", external=True, capabilities=(bill,)
+        name=name,
+        version="1.0.0",
+        origin="127.0.0.1:8420",
+        external=True,
+        live=None,
+        capabilities=(bill,),
     )
-    lamp = FoundThing(name="urn:example:lamp", title="Lamp", version="1.0.0", kind="thing")
+    lamp = FoundThing(
+        name="urn:example:lamp", title="Lamp", version="1.0.0", kind="thing", live=None
+    )
     canary = FoundThing(name="canary", version="1.0.0", subset="canary", live=True)
 
     assert text_of(table_of([mirrored]), width=80).splitlines()[1].split() == [
@@ -194,6 +204,8 @@ def test_a_mirrored_agent_leaves_the_table_readable_in_80_columns() -> None:
     assert lines[0].split() == [
         "agent", "version", "subset", "capability", "instances", "calls", "origin", "health"
     ]  # fmt: skip
+    dead = mirrored.model_copy(update={"live": False})
+    assert text_of(table_of([dead]), width=80).splitlines()[1].split()[-1] == "down"
     # Folded, if it must be: nothing is cut off.
     assert "".join(line.split()[0] for line in lines[2:4]).startswith(name[:20])
     assert "…" not in "".join(lines)

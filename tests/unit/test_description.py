@@ -2,6 +2,7 @@ import copy
 import hashlib
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -187,6 +188,45 @@ def test_each_capability_is_an_action_that_is_reached_over_nats() -> None:
     assert actions["pay"]["idempotent"] is False
 
 
+ELSEWHERE: dict[str, Any] = {
+    "@context": describe(thing_from({"name": "any"}))["@context"],
+    "@type": "lmos:Agent",
+    "title": "shipping",
+    "securityDefinitions": {"nosec_sc": {"scheme": "nosec"}},
+    "security": "nosec_sc",
+    "lmos:capabilities": [{"id": "track", "name": "track"}],
+    "actions": {"track": {"forms": [{"href": "https://shipping.example/track"}]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "external"),
+    [
+        ({}, True),
+        ({"base": "https://a.example/", "actions": {"track": {"forms": [{"href": "t"}]}}}, True),
+        ({"base": "nats:lmos.demo.", "actions": {"track": {"forms": [{"href": "t"}]}}}, False),
+        ({"mesh:external": False}, False),
+        ({"actions": {}}, False),
+        (
+            {"actions": {}, "forms": [{"href": "https://a.example", "op": "readallproperties"}]},
+            True,
+        ),
+        ({"events": {"e": {"forms": [{"href": "nats:lmos.demo.event.shipping.e"}]}}}, False),
+        ({"@type": "lmos:Tool"}, True),
+    ],
+)
+def test_who_is_reached_only_away_from_the_bus_lives_elsewhere(
+    more: dict[str, Any], external: bool
+) -> None:
+    description = {**ELSEWHERE, **more}
+    assert description_faults(description) == []
+
+    thing = thing_of(description)
+
+    assert thing.external is external
+    assert describe(thing) == description
+
+
 def test_what_is_external_has_no_forms_that_nobody_serves() -> None:
     raw = {**billing.model_dump(), "external": True}
     thing = Thing.model_validate(raw)
@@ -271,7 +311,6 @@ properties = st.builds(
     schema=data_schemas,
     readable=st.booleans(),
     writable=st.booleans(),
-    observable=st.booleans(),
 ).filter(lambda one: one.readable or one.writable)
 events = st.builds(Event, name=names, description=text(10), data=st.none() | data_schemas)
 links = st.fixed_dictionaries(
@@ -811,7 +850,22 @@ def test_properties_and_events_are_reached_over_nats() -> None:
             ],
         }
     }
-    assert thing_of(description) == thing
+    # Nobody tells when a value changes, so nobody is invited to observe it.
+    assert "observable" not in description["properties"]["open bills"]
+    currency, secret, bills = thing.properties
+    unobserved = (currency, secret, replace(bills, observable=False))
+    assert thing_of(description) == thing.model_copy(update={"properties": unobserved})
+
+
+def test_what_can_be_observed_elsewhere_stays_so() -> None:
+    form = {"href": "https://a.example/p", "op": ["observeproperty"], "subprotocol": "sse"}
+    bills = {"type": "integer", "observable": True, "forms": [form]}
+    description = {**ELSEWHERE, "properties": {"bills": bills}}
+
+    thing = thing_of(description)
+
+    assert [one.observable for one in thing.properties] == [True]
+    assert describe(thing) == description
 
 
 def test_adapters_that_are_there_add_their_forms() -> None:

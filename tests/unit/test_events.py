@@ -79,8 +79,8 @@ def entered(revision: int, **more: Any) -> Entered:
 # -- the form --
 
 
-@given(text.filter(bool), text, st.dictionaries(text, values, max_size=3))
-def test_an_event_in_binary_mode_loses_nothing(id: str, subject: str, data: dict[str, Any]) -> None:
+@given(text.filter(bool), text, values)
+def test_an_event_in_binary_mode_loses_nothing(id: str, subject: str, data: Any) -> None:
     said = event(id=id, subject=subject, data=data, more={"extra": subject})
 
     headers = said.to_headers()
@@ -107,7 +107,6 @@ def test_an_event_in_structured_mode_is_one_json_object() -> None:
         ({"ce-specversion": "0.3", "ce-id": "1", "ce-source": "x", "ce-type": "t"}, b"{}"),
         ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "x"}, b"{}"),
         ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "x", "ce-type": "t"}, b"{"),
-        ({"ce-specversion": "1.0", "ce-id": "1", "ce-source": "x", "ce-type": "t"}, b"[]"),
     ],
 )
 def test_what_is_no_event_is_refused(headers: dict[str, str], payload: bytes) -> None:

@@ -16,6 +16,7 @@ from lmos_mesh.errors import (
     MeshError,
     NotFound,
     Overloaded,
+    ThingNotFound,
     TooLarge,
     Unavailable,
 )
@@ -24,6 +25,7 @@ from lmos_mesh_http.errors import fault_of, http_fault, surface_of, told
 ERRORS = {
     InvalidMessage: (400, "INVALID_REQUEST", "invalid_message"),
     AgentNotFound: (404, "AGENT_NOT_FOUND", "model_not_found"),
+    ThingNotFound: (404, "AGENT_NOT_FOUND", "model_not_found"),
     NotFound: (404, "NOT_FOUND", "not_found"),
     Conflict: (409, "CONFLICT", "conflict"),
     Cancelled: (409, "CANCELLED", "cancelled"),

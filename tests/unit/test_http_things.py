@@ -104,6 +104,7 @@ def found(description: dict[str, Any], **registration: Any) -> FoundThing:
         name="x",
         description=description,
         registration=Registration.model_validate(TIMES | registration),
+        live=False,
         revision=7,
     )
 
@@ -114,7 +115,7 @@ def test_what_is_shown_can_be_sent_back_and_means_the_same(context: Any):
 
     shown = enriched(found(description))
 
-    assert shown["registration"] == TIMES
+    assert shown["registration"] == {**TIMES, "mesh:live": False}
     assert DISCOVERY in shown["@context"]
     assert shown["@context"][0] == TD_CONTEXT
     assert not td_faults(shown).listed()

@@ -89,6 +89,19 @@ def test_an_entry_that_is_written_again_only_to_stay_has_not_changed() -> None:
     assert [one.kind for one in again(lasting)] == ["changed"]
 
 
+def test_an_entry_that_expires_has_changed_when_only_its_metadata_have() -> None:
+    at = Registration(
+        created="2026-01-01T00:00:00Z",
+        modified="2026-01-01T00:00:00Z",
+        expires="2027-01-01T00:00:00Z",
+    )
+    before = FoundThing(name="a", revision=1, registration=at)
+    modified = at.model_copy(update={"modified": "2026-01-01T00:00:05Z"})
+    now = before.model_copy(update={"revision": 2, "registration": modified})
+
+    assert [one.kind for one in differences({key_of(before): before}, [now])] == ["changed"]
+
+
 # -- when --
 
 

@@ -202,6 +202,27 @@ def test_a_ttl_that_is_none_is_refused_in_a_sentence(tmp_path: Path, ttl_s: floa
         apply_files(write(tmp_path, LAMP), ttl_s=ttl_s)
 
 
+def test_a_file_may_say_how_long_it_is_to_stay(
+    at: Deployment, tmp_path: Path, told: Told, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lamp = LAMP.replace("urn:example:lamp", "urn:example:brief")
+    brief = lamp + "registration: {ttl: 60}\n"
+    copied = lamp + (
+        'registration: {created: "2001-01-01T00:00:00Z", expires: "2001-01-02T00:00:00Z"}\n'
+    )
+    past = lamp + 'registration: {expires: "2001-01-02T00:00:00Z"}\n'
+
+    assert apply_files(write(tmp_path, brief)) == 0
+    assert json.loads(told())["applied"][0]["what"] == "created"
+    assert find_by(everyone=True, jsonpath="@.id == 'urn:example:brief'", as_json=True) == 0
+    assert json.loads(told())["things"][0]["registration"]["ttl"] == 60
+    assert apply_files(write(tmp_path, past)) == 1
+    said = capfd.readouterr()
+    assert "/registration/expires" in said.out + said.err
+    # Of an entry elsewhere this is said, which it was copied from.
+    assert apply_files(write(tmp_path, copied)) == 0
+
+
 def test_what_was_written_by_hand_is_applied_and_found(
     at: Deployment, tmp_path: Path, told: Told
 ) -> None:
