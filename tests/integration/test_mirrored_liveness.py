@@ -83,16 +83,16 @@ async def test_any_replica_tells_how_a_peer_is(start_nats: StartServer, tmp_path
         east.start(replicas=1)
         west.start(east, replicas=2)
         async with east.deployment.client() as in_east, west.deployment.client() as in_west:
-            await until(answers, in_west, False, within_s=SOON_S)
+            await until(answers, in_west, False, within_s=3 * SOON_S)
             assert (await peer_of(in_west)).heard_at == 0
             await in_east.bus.call(REGISTER, Register(thing=record("x")))
 
             east.open_directory()
-            await until(answers, in_west, True, within_s=SOON_S)
+            await until(answers, in_west, True, within_s=3 * SOON_S)
             told = [await peer_of(in_west) for _ in range(8)]
             assert {(one.origin, one.url, one.things) for one in told} == {("east", east.url, 1)}
             assert all(one.heard_at > 0 and not one.fault for one in told)
 
             east.close_directory()
-            await until(answers, in_west, False, within_s=SOON_S)
+            await until(answers, in_west, False, within_s=3 * SOON_S)
             assert "cannot be read" in (await peer_of(in_west)).fault
