@@ -180,7 +180,9 @@ def _judged(
                 continue
             ranking = ranking_of(measured, known)
             shares = probabilities(
-                measured.scores, known.calibration[measured.method].temperature
+                measured.scores,
+                rest.agent_of[measured.classes],
+                known.calibration[measured.method].temperature,
             ).tolist()
             first = ranking.ranked[0]
             yield _Heard(
