@@ -61,9 +61,7 @@ class Calibration:
     examples: int = 0
 
 
-def probabilities(
-    scores: Doubles, agents: npt.NDArray[np.int64], temperature: float
-) -> Doubles:
+def probabilities(scores: Doubles, agents: npt.NDArray[np.int64], temperature: float) -> Doubles:
     """How likely each class is; the classes of an agent together are as likely as the agent.
 
     What speaks for the classes of an agent is added up first, and only then made surer. So a
