@@ -61,7 +61,9 @@ class Calibration:
     examples: int = 0
 
 
-def probabilities(scores: Doubles, agents: npt.NDArray[np.int64], temperature: float) -> Doubles:
+def probabilities(
+    scores: Doubles, agents: npt.NDArray[np.int64], temperature: float
+) -> list[float]:
     """How likely each class is; the classes of an agent together are as likely as the agent.
 
     What speaks for the classes of an agent is added up first, and only then made surer. So a
@@ -73,13 +75,20 @@ def probabilities(scores: Doubles, agents: npt.NDArray[np.int64], temperature: f
         agents: The agent of each.
         temperature: Higher is surer of the first agent.
     """
-    claims = np.exp(scores - scores.max())
-    sums = np.maximum((agents[:, None] == agents) @ claims, _NOTHING)
-    shares = claims / sums * (sums / sums.max()) ** temperature
-    return shares / shares.sum()
+    # A handful of numbers: plain ones are quicker than arrays of them.
+    claims: list[float] = np.exp(scores - scores.max()).tolist()
+    of: list[int] = agents.tolist()
+    sums: dict[int, float] = {}
+    for at, claim in zip(of, claims, strict=True):
+        sums[at] = sums.get(at, 0.0) + claim
+    most = max(sums.values())
+    surer = {at: (one / most) ** temperature for at, one in sums.items()}
+    total = sum(surer.values())
+    part = {at: one and surer[at] / (total * one) for at, one in sums.items()}
+    return [claim * part[at] for at, claim in zip(of, claims, strict=True)]
 
 
-def by_agent(shares: Doubles, agents: npt.NDArray[np.int64]) -> dict[int, float]:
+def by_agent(shares: Sequence[float], agents: npt.NDArray[np.int64]) -> dict[int, float]:
     """The sum of the shares of each agent's classes."""
     sums = np.bincount(agents, shares)
     return {at: float(sums[at]) for at in np.unique(agents).tolist()}

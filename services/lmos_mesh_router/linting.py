@@ -183,7 +183,7 @@ def _judged(
                 measured.scores,
                 rest.agent_of[measured.classes],
                 known.calibration[measured.method].temperature,
-            ).tolist()
+            )
             first = ranking.ranked[0]
             yield _Heard(
                 row,

@@ -225,7 +225,7 @@ def measure(
     density, rows, similarities = _densities(query.vector, matrix, classes)
     middles = near[classes]
     nearest = classes[np.argsort(-middles, kind="stable")[:_MIDDLES]].tolist()
-    spelled = np.stack([matrix.centroid(at) for at in nearest]) @ whole
+    spelled = max(float(matrix.centroid(at) @ whole) for at in nearest)
     if head is not None and (method == "head" or _speaks(learned, classes, near, density)):
         used: Method = "head"
         claim = claims[classes].astype(np.float64)
@@ -239,7 +239,7 @@ def measure(
         claim = local_ridge(matrix, whole, classes)
     scores = _LOG_ODDS[used] * (claim + _DENSITY_WEIGHT[used] * density)
     signals = (
-        float(spelled.max()),
+        spelled,
         float(middles.max()),
         float(density.max()),
         float(claim.max()),
@@ -310,7 +310,7 @@ def ranking_of(measured: Measured, learned: Learned) -> Ranking:
     matrix, method = learned.matrix, measured.method
     calibration, gate = learned.calibration[method], learned.gate[method]
     agents = matrix.agent_of[measured.classes]
-    shares = probabilities(measured.scores, agents, calibration.temperature).tolist()
+    shares = probabilities(measured.scores, agents, calibration.temperature)
     sums: dict[int, float] = {}
     best: dict[int, int] = {}
     for number, (at, share) in enumerate(zip(agents.tolist(), shares, strict=True)):

@@ -1,5 +1,7 @@
 """Probabilities keep the order of scores, and promises are kept on what was held out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,7 +41,7 @@ def test_probabilities_add_up_and_keep_the_order_of_scores(
 ) -> None:
     alone = np.arange(len(given_scores))
 
-    shares = probabilities(np.array(given_scores), alone, temperature)
+    shares = np.array(probabilities(np.array(given_scores), alone, temperature))
 
     assert shares.sum() == pytest.approx(1)
     order = np.argsort(given_scores, kind="stable")
@@ -52,8 +54,8 @@ def test_a_higher_temperature_never_makes_the_first_less_sure(
 ) -> None:
     alone = np.arange(len(given_scores))
 
-    lower = probabilities(np.array(given_scores), alone, temperature).max()
-    higher = probabilities(np.array(given_scores), alone, temperature * factor).max()
+    lower = max(probabilities(np.array(given_scores), alone, temperature))
+    higher = max(probabilities(np.array(given_scores), alone, temperature * factor))
 
     assert higher >= lower - 1e-9
 
@@ -181,3 +183,16 @@ def test_signals_that_never_differ_divide_by_no_zero() -> None:
     gate = scope.fit(np.ones((500, 4)), Gate(usual=(1.0,) * 4, spread=(0.0,) * 4, least=0.0))
 
     assert np.isfinite(gate.score((1.0, 1.0, 1.0, 1.0)))
+
+
+@given(st.lists(st.floats(-20, 20), min_size=15, max_size=15), st.floats(-25, 25))
+def test_a_share_lies_between_those_of_the_known_scores(known: list[float], score: float) -> None:
+    gate = replace(GATE, scores=tuple(sorted(known)))
+
+    share = gate.share(score)
+
+    # Where scores are known twice, any share between theirs will do.
+    low = [one for at, one in zip(gate.scores, scope.SHARES, strict=True) if at < score]
+    high = [one for at, one in zip(gate.scores, scope.SHARES, strict=True) if at > score]
+    assert max(low, default=0.0) - 1e-12 <= share <= min(high, default=1.0) + 1e-12
+    assert share == 0.0 or score >= gate.scores[0]
