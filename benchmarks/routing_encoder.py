@@ -40,7 +40,8 @@ def embedding_times(vectors: Vectors, texts: Sequence[str]) -> tuple[list[float]
         return (time.perf_counter() - began) * 1e3
 
     for text in texts[:30]:
-        ours(text), theirs(text)
+        ours(text)
+        theirs(text)
     times: tuple[list[float], list[float]] = ([], [])
     for number, text in enumerate(texts):
         # Whoever comes second finds the caches warmer or colder: each is second every other time.
