@@ -22,6 +22,7 @@ COVERED = 0.95
 """How often the set of possible agents shall hold the right one."""
 
 _LEAST = 1e-4  # of a probability, in a logarithm
+_NOTHING = 1e-300
 _DOUBT = 1.5  # standard errors
 _STIFFNESS = 1.0  # in log-likelihood, for a temperature that is off by a factor of e
 _FEWEST = 20  # examples; with fewer a share says nothing
@@ -31,7 +32,7 @@ class Judged(NamedTuple):
     """The scores of one held-out example.
 
     Attributes:
-        scores: One per class, sharpened by nothing yet.
+        scores: One per class, as `ranking.measure` gives them.
         agents: The agent of each class.
         truth: The agent it was registered for.
     """
@@ -46,7 +47,7 @@ class Calibration:
     """What makes scores into probabilities.
 
     Attributes:
-        temperature: What scores are multiplied with; higher is surer.
+        temperature: What the scores of agents are multiplied with; higher is surer.
         route_at: The least probability at which `SURE_ENOUGH` of the examples were right.
         possible_at: The least probability of an agent in the set of possible agents.
         error: Expected calibration error on the examples.
@@ -60,13 +61,34 @@ class Calibration:
     examples: int = 0
 
 
-def probabilities(scores: Doubles, temperature: float) -> Doubles:
-    """Softmax; a higher temperature makes the highest surer and never changes the order."""
-    sharp = np.exp((scores - scores.max()) * temperature)
-    return sharp / sharp.sum()
+def probabilities(
+    scores: Doubles, agents: npt.NDArray[np.int64], temperature: float
+) -> list[float]:
+    """How likely each class is; the classes of an agent together are as likely as the agent.
+
+    What speaks for the classes of an agent is added up first, and only then made surer. So a
+    temperature never changes which agent is first: one that examples were easy for would
+    otherwise let the likeliest class alone decide, and forget the others of its agent.
+
+    Args:
+        scores: One per class, as log-odds.
+        agents: The agent of each.
+        temperature: Higher is surer of the first agent.
+    """
+    # A handful of numbers: plain ones are quicker than arrays of them.
+    claims: list[float] = np.exp(scores - scores.max()).tolist()
+    of: list[int] = agents.tolist()
+    sums: dict[int, float] = {}
+    for at, claim in zip(of, claims, strict=True):
+        sums[at] = sums.get(at, 0.0) + claim
+    most = max(sums.values())
+    surer = {at: (one / most) ** temperature for at, one in sums.items()}
+    total = sum(surer.values())
+    part = {at: one and surer[at] / (total * one) for at, one in sums.items()}
+    return [claim * part[at] for at, claim in zip(of, claims, strict=True)]
 
 
-def by_agent(shares: Doubles, agents: npt.NDArray[np.int64]) -> dict[int, float]:
+def by_agent(shares: Sequence[float], agents: npt.NDArray[np.int64]) -> dict[int, float]:
     """The sum of the shares of each agent's classes."""
     sums = np.bincount(agents, shares)
     return {at: float(sums[at]) for at in np.unique(agents).tolist()}
@@ -150,13 +172,15 @@ class _Packed:
     """Examples side by side, so that a temperature is tried on all of them at once."""
 
     def __init__(self, judged: Sequence[Judged]) -> None:
-        width = max(len(one.scores) for one in judged)
+        packed = [np.unique(one.agents, return_inverse=True) for one in judged]
+        width = max(len(agents) for agents, _ in packed)
         self._scores = np.full((len(judged), width), -np.inf)
         self._agents = np.full((len(judged), width), -1, np.int64)
         self._truth = np.array([one.truth for one in judged], np.int64)
-        for row, one in enumerate(judged):
-            self._scores[row, : len(one.scores)] = one.scores - one.scores.max()
-            self._agents[row, : len(one.scores)] = one.agents
+        for row, (one, (agents, of)) in enumerate(zip(judged, packed, strict=True)):
+            sums = np.bincount(of, np.exp(one.scores - one.scores.max()))
+            self._scores[row, : len(agents)] = np.log(np.maximum(sums / sums.max(), _NOTHING))
+            self._agents[row, : len(agents)] = agents
 
     def _shares(self, temperature: float) -> Doubles:
         # Minus infinity marks what is not there, also at temperature times nothing.
@@ -171,12 +195,9 @@ class _Packed:
     def first_at(self, temperature: float) -> tuple[Doubles, npt.NDArray[np.bool_]]:
         """What each example gives the first agent, and whether that is its own."""
         shares = self._shares(temperature)
-        same = self._agents[:, :, None] == self._agents[:, None, :]
-        sums = np.einsum("nc,ncd->nd", shares, same)
-        sums[self._agents < 0] = 0.0
-        best = sums.argmax(axis=1)
-        rows = np.arange(len(sums))
-        return sums[rows, best], self._agents[rows, best] == self._truth
+        best = shares.argmax(axis=1)
+        rows = np.arange(len(shares))
+        return shares[rows, best], self._agents[rows, best] == self._truth
 
 
 def _least(cost: Callable[[float], float], low: float, high: float) -> float:

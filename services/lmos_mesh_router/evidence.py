@@ -31,7 +31,17 @@ ENOUGH_EXAMPLES = 10
 """With so many examples of a capability, phrases around its name add nothing."""
 
 AGENT_WEIGHT = 0.5
-"""What an agent's own description weighs, spread over its capabilities."""
+"""What an agent's own description weighs, spread over its capabilities, if it is all they have.
+
+It is put more generally than they are ("cancellation of services and related queries"), and draws
+messages away from other agents' capabilities that say just what they are for.
+"""
+
+MOST_PIECES = 12
+"""A description may be an essay; of what it lists only so much is taken one by one."""
+
+LEAST_PIECE = 4
+"""Characters; shorter pieces are remains of a sentence."""
 
 _TRIED = 256
 """Texts that an index is tried with."""
@@ -53,6 +63,14 @@ _PREAMBLE = re.compile(
     r"(?:(?:is|are)\s+(?:responsible|used|meant|intended|designed)\s+(?:for|to)|can|will|lets you|"
     r"allows you to|helps? (?:you )?(?:to|with)|handles?|answers?|provides?|deals? with|is for)\s+",
     re.IGNORECASE,
+)
+_BREAK = re.compile(
+    r"[,;:/()\n]+|\.\s|\b(?:and|or|such as|e\.g\.|i\.e\.|etc\b\.?|including|like|whether|when|"
+    r"und|oder|sowie|wie|zum Beispiel|z\. ?B\.)(?=\s|$)",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(
+    r"\s+(?:related\s+)?(?:queries|questions|requests|issues|matters)\W*$", re.IGNORECASE
 )
 _TITLE = re.compile(r"[-_ ]+(agent|bot|assistant|service)$", re.IGNORECASE)
 
@@ -101,9 +119,12 @@ def evidence_of(key: ThingKey, thing: Thing) -> list[Evidence]:
             say(id, "name", text, 1 / len(phrases))
         for text, weight in _descriptions(name, capability.description):
             say(id, "description", text, weight)
-    if thing.capabilities:
+    bare = [one for one in thing.capabilities if not (one.description.strip() or one.examples)]
+    if bare:
+        # Where some say for themselves what they are for, it matters that much less.
+        share = AGENT_WEIGHT * len(bare) / len(thing.capabilities)
         for text, weight in _descriptions(agent, thing.description):
-            say("", "agent", text, weight * AGENT_WEIGHT)
+            say("", "agent", text, weight * share)
     return list(found.values())
 
 
@@ -130,6 +151,15 @@ def _descriptions(name: str, description: str) -> Iterator[tuple[str, float]]:
     texts = list(dict.fromkeys((description, said, f"{name}: {said}" if name else said)))
     for text in texts:
         yield text, 1 / len(texts)
+    pieces = [one for one in _pieces(said) if one not in texts][:MOST_PIECES]
+    for text in pieces:
+        yield text, 1 / len(pieces)
+
+
+def _pieces(said: str) -> list[str]:
+    """What a description lists ("delivery methods, and the estimated time"), one by one."""
+    found = (_ENDING.sub("", piece).strip(" .!?\"'") for piece in _BREAK.split(said))
+    return list(dict.fromkeys(piece for piece in found if len(piece) >= LEAST_PIECE))
 
 
 class Query(NamedTuple):

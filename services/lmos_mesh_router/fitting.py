@@ -369,8 +369,9 @@ def _least_share(heard: Sequence[_Heard], gate: Mapping[Method, Gate], default: 
 
 def _decided(heard: _Heard, matrix: EvidenceMatrix, numbers: _Numbers) -> _Told:
     one = heard.served
-    shares = probabilities(one.scores, numbers.calibration[one.method].temperature)
-    agents = by_agent(shares, matrix.agent_of[one.classes])
+    of = matrix.agent_of[one.classes]
+    shares = probabilities(one.scores, of, numbers.calibration[one.method].temperature)
+    agents = by_agent(shares, of)
     gate = numbers.gate[one.method]
     # Of equals the first by name, as they are ranked.
     first = min(agents, key=lambda at: (-agents[at], matrix.agents[at]))

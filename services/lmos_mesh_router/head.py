@@ -59,7 +59,7 @@ def train(
     Args:
         matrix: The evidence.
         warm: A head to begin from: what it knows of classes that are still there.
-        tolerance: Ends when a step lowers the loss by less than this share.
+        tolerance: Ends when two steps in a row lower the loss by less than this share.
         most_steps: Ends after so many steps in any case.
     """
     count = len(matrix.classes)
@@ -115,6 +115,7 @@ class _Loss:
 def _minimum(loss: _Loss, point: _Numbers, *, tolerance: float, most_steps: int) -> _Numbers:
     value, slope = loss.at(point)
     steps: deque[tuple[_Numbers, _Numbers, float]] = deque(maxlen=_MEMORY)
+    settled = False
     for _ in range(most_steps):
         direction = _direction(slope, steps)
         steepness = float(np.vdot(slope, direction))
@@ -131,9 +132,11 @@ def _minimum(loss: _Loss, point: _Numbers, *, tolerance: float, most_steps: int)
         bend = float(np.vdot(moved, turned))
         if bend > 1e-12:
             steps.append((moved, turned, 1 / bend))
+        # One short step may be a line search that began badly.
+        settled_before = settled
         settled = value - tried_value < tolerance * max(1.0, abs(tried_value))
         point, value, slope = tried, tried_value, tried_slope
-        if settled:
+        if settled and settled_before:
             break
     return point
 

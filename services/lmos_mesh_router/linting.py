@@ -180,8 +180,10 @@ def _judged(
                 continue
             ranking = ranking_of(measured, known)
             shares = probabilities(
-                measured.scores, known.calibration[measured.method].temperature
-            ).tolist()
+                measured.scores,
+                rest.agent_of[measured.classes],
+                known.calibration[measured.method].temperature,
+            )
             first = ranking.ranked[0]
             yield _Heard(
                 row,

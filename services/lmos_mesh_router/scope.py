@@ -1,12 +1,14 @@
 """Whether a message is about anything that the agents can do, apart from which of them. Pure.
 
 How sure the choice of an agent is says little about that: of two strangers one is always nearer.
-How near the message is says much: to the nearest text, to the middle of a capability, to its
-texts taken together, and how strongly the classifier claims it. Each is measured by how examples
-do that the router has not seen, and the four are added up. The threshold is what a share of these
+How near the message is says much: to the middle of a capability, by meaning and spelling and by
+meaning alone, to its texts taken together, and how strongly the classifier claims it. Each is
+measured by how examples do that the router has not seen, and the four are added up. (How near the
+nearest single text is tells less than any of them.) The threshold is what a share of these
 examples stays below, so no message that is out of scope is needed to set it.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +34,8 @@ class Gate:
     """What is usual for a message in scope, per signal, and how unusual it may be.
 
     Attributes:
-        usual: The mean of each signal: nearest text, nearest middle, density, claim.
+        usual: The mean of each signal: nearest middle by meaning and spelling, nearest middle by
+            meaning, density, claim.
         spread: Their standard deviations.
         least: The sum of standardised signals below which a message is out of scope.
         examples: How many examples this was fitted on; 0 for a default.
@@ -54,7 +57,15 @@ class Gate:
 
     def share(self, score: float) -> float:
         """The share of messages in scope that are as unusual as this score, or more."""
-        return float(np.interp(score, self.known_scores(), SHARES, left=0.0, right=1.0))
+        scores = self.known_scores()
+        if score < scores[0]:
+            return 0.0
+        if score >= scores[-1]:
+            return SHARES[-1] if score == scores[-1] else 1.0
+        # numpy would make arrays of both first, which takes longer than all else of a gate.
+        above = bisect_right(scores, score)
+        way = (score - scores[above - 1]) / (scores[above] - scores[above - 1])
+        return SHARES[above - 1] + way * (SHARES[above] - SHARES[above - 1])
 
     def known_scores(self) -> tuple[float, ...]:
         """The score at each of `SHARES`."""

@@ -1,5 +1,7 @@
 """Probabilities keep the order of scores, and promises are kept on what was held out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,7 +39,9 @@ def judged(count: int, truth_in: float, seed: int = 0) -> list[Judged]:
 def test_probabilities_add_up_and_keep_the_order_of_scores(
     given_scores: list[float], temperature: float
 ) -> None:
-    shares = probabilities(np.array(given_scores), temperature)
+    alone = np.arange(len(given_scores))
+
+    shares = np.array(probabilities(np.array(given_scores), alone, temperature))
 
     assert shares.sum() == pytest.approx(1)
     order = np.argsort(given_scores, kind="stable")
@@ -48,10 +52,41 @@ def test_probabilities_add_up_and_keep_the_order_of_scores(
 def test_a_higher_temperature_never_makes_the_first_less_sure(
     given_scores: list[float], temperature: float, factor: float
 ) -> None:
-    lower = probabilities(np.array(given_scores), temperature).max()
-    higher = probabilities(np.array(given_scores), temperature * factor).max()
+    alone = np.arange(len(given_scores))
+
+    lower = max(probabilities(np.array(given_scores), alone, temperature))
+    higher = max(probabilities(np.array(given_scores), alone, temperature * factor))
 
     assert higher >= lower - 1e-9
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.integers(0, 3)), min_size=1, max_size=12),
+    temperatures,
+    temperatures,
+)
+def test_a_temperature_never_changes_which_agent_is_first(
+    claims: list[tuple[float, int]], one: float, other: float
+) -> None:
+    scores_of = np.array([score for score, _ in claims])
+    agents = np.array([agent for _, agent in claims])
+
+    before = np.bincount(agents, probabilities(scores_of, agents, one))
+    after = np.bincount(agents, probabilities(scores_of, agents, other))
+
+    assert after[before.argmax()] == pytest.approx(after.max())
+    assert before.sum() == pytest.approx(1)
+
+
+def test_several_capabilities_that_speak_for_an_agent_outweigh_one_that_speaks_a_little_more() -> (
+    None
+):
+    said, agents = np.array([2.0, 1.8, 1.8]), np.array([0, 1, 1])
+
+    shares = probabilities(said, agents, 10.0)
+
+    assert shares[1] + shares[2] > 0.99
+    assert shares[1] == pytest.approx(shares[2])
 
 
 @pytest.mark.parametrize("truth", [0.6, 0.75, 0.95])
@@ -60,7 +95,7 @@ def test_a_fitted_probability_is_how_often_it_was_right(truth: float) -> None:
 
     fitted = fit(held, DEFAULT)
 
-    said = probabilities(held[0].scores, fitted.temperature)[0]
+    said = probabilities(held[0].scores, held[0].agents, fitted.temperature)[0]
     assert said == pytest.approx(np.mean([one.truth == 0 for one in held]), abs=0.02)
     assert fitted.error < 0.02
     assert fitted.examples == 2_000
@@ -148,3 +183,16 @@ def test_signals_that_never_differ_divide_by_no_zero() -> None:
     gate = scope.fit(np.ones((500, 4)), Gate(usual=(1.0,) * 4, spread=(0.0,) * 4, least=0.0))
 
     assert np.isfinite(gate.score((1.0, 1.0, 1.0, 1.0)))
+
+
+@given(st.lists(st.floats(-20, 20), min_size=15, max_size=15), st.floats(-25, 25))
+def test_a_share_lies_between_those_of_the_known_scores(known: list[float], score: float) -> None:
+    gate = replace(GATE, scores=tuple(sorted(known)))
+
+    share = gate.share(score)
+
+    # Where scores are known twice, any share between theirs will do.
+    low = [one for at, one in zip(gate.scores, scope.SHARES, strict=True) if at < score]
+    high = [one for at, one in zip(gate.scores, scope.SHARES, strict=True) if at > score]
+    assert max(low, default=0.0) - 1e-12 <= share <= min(high, default=1.0) + 1e-12
+    assert share == 0.0 or score >= gate.scores[0]

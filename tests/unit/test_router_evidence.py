@@ -5,6 +5,7 @@ import pytest
 
 from lmos_mesh.things import thing_from
 from lmos_mesh_router.evidence import (
+    AGENT_WEIGHT,
     ENOUGH_EXAMPLES,
     PHRASES,
     ClassKey,
@@ -48,7 +49,39 @@ def test_what_all_descriptions_begin_with_is_also_left_out() -> None:
         one.text: one.weight for one in evidence_of(billing, thing) if one.kind == "description"
     }
 
-    assert said == pytest.approx({text: 1 / 3, "paying bills.": 1 / 3, "pay: paying bills.": 1 / 3})
+    assert said == pytest.approx(
+        {text: 1 / 3, "paying bills.": 1 / 3, "pay: paying bills.": 1 / 3, "paying bills": 1.0}
+    )
+
+
+def test_what_a_description_lists_also_speaks_one_by_one() -> None:
+    text = "Handles delivery options such as the estimated time, and delivery methods or queries."
+    thing = thing_from({"name": "x", "capabilities": [{"id": "pay", "description": text}]})
+
+    said = {x.text: x.weight for x in evidence_of(billing, thing) if x.kind == "description"}
+
+    pieces = {"Handles delivery options", "the estimated time", "delivery methods"}
+    assert pieces <= said.keys()
+    assert sum(said.values()) == pytest.approx(2)
+    assert sum(said[one] for one in pieces) <= 1
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "weight"),
+    [
+        ([{"id": "pay"}, {"id": "view"}], 1.0),
+        ([{"id": "pay"}, {"id": "view", "examples": ["my bill"]}], 0.5),
+        ([{"id": "pay", "description": "Pays."}, {"id": "view", "examples": ["my bill"]}], 0.0),
+    ],
+)
+def test_an_agents_own_description_counts_where_its_capabilities_say_nothing_of_themselves(
+    capabilities: list[dict[str, object]], weight: float
+) -> None:
+    thing = thing_from({"name": "x", "description": "All bills", "capabilities": capabilities})
+
+    said = sum(one.weight for one in evidence_of(billing, thing) if one.kind == "agent")
+
+    assert said == pytest.approx(weight * AGENT_WEIGHT)
 
 
 def test_an_agents_own_description_speaks_for_each_of_its_capabilities_a_little() -> None:
