@@ -106,7 +106,7 @@ class Fit(Message):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    form: Literal[1] = 1
+    form: Literal[2] = 2
     threshold: Share
     in_scope: Share = 1 - scope.ACCEPTED
     methods: dict[Method, FittedMethod]

@@ -822,7 +822,7 @@ async def test_a_client_that_reads_no_events_is_left(
                     n += 1
                     td = lamp("urn:x") | {
                         "description": f"{n}" + "x" * 8000,
-                        "acme:n": "y" * 90_000,
+                        "acme:n": f"{n}" + "y" * 180_000,
                     }
                     await tdd.put("urn:x", td)
 

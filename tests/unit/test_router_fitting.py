@@ -135,7 +135,7 @@ def test_what_was_fitted_survives_being_kept() -> None:
     [
         (("threshold",), 2),
         (("threshold",), float("nan")),
-        (("form",), 2),
+        (("form",), 1),
         (("methods", "head", "temperature"), 0),
         (("methods", "head", "temperature"), "much"),
         (("methods", "head", "usual"), [1, 2, 3]),
