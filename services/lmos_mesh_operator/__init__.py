@@ -1,0 +1,1 @@
+"""The operator: makes the mesh match what people applied."""
