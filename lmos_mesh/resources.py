@@ -267,11 +267,17 @@ class WiredCapability(Member):
     """A required capability and who provides it."""
 
     id: str = ""
-    name: str
+    name: str = ""
     required_version: str
     provided_version: str
     host: str = Field(min_length=1)
     description: str = ""
+
+    @model_validator(mode="after")
+    def _is_named(self) -> "WiredCapability":
+        if not (self.id or self.name):
+            raise ValueError("needs `name` or `id`")
+        return self
 
 
 class CapabilityGroup(Member):
@@ -532,3 +538,14 @@ KINDS: dict[str, type[Resource]] = {
 AnyResource = Annotated[
     Agent | Channel | ChannelRouting | ChannelRollout, Field(discriminator="kind")
 ]
+
+_BY_WORD = {
+    word: kind
+    for kind, model in KINDS.items()
+    for word in (kind.lower(), model.plural, model.short)
+}
+
+
+def kind_named(word: str) -> str | None:
+    """The kind that a word means: `Channel`, `channels` and `ch` are one; None for no kind."""
+    return _BY_WORD.get(word.lower())
