@@ -1,0 +1,173 @@
+"""What is wrong with a resource that somebody wrote, member by member, all of it at once. Pure."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from lmos_mesh.resources import (
+    API_VERSION,
+    CHANNEL_LABEL,
+    KINDS,
+    Agent,
+    Analysis,
+    Channel,
+    ChannelRollout,
+    Resource,
+)
+from lmos_mesh.semver import BadVersion, Range, Version
+from lmos_mesh.things import Fault, kind_of, pointer, quoted
+from lmos_mesh.wrong_fields import wrong_fields
+
+_UNKNOWN = "Extra inputs are not permitted"
+_NO_TEXT = "must be a string"
+
+
+def resource_faults(value: Mapping[str, Any]) -> list[Fault]:
+    """Every reason to refuse a resource: a JSON Pointer to the `field`, and a `description`."""
+    return read_resource(value)[1]
+
+
+def read_resource(value: Mapping[str, Any]) -> tuple[Resource | None, list[Fault]]:
+    """A resource as it was written; None, and why, if it cannot be used."""
+    if value.get("apiVersion") != API_VERSION:
+        said = f"must be {quoted(API_VERSION)}, not {quoted(value.get('apiVersion'))}"
+        return None, [_fault("/apiVersion", said)]
+    given = value.get("kind")
+    model = KINDS.get(given) if isinstance(given, str) else None
+    if model is None:
+        known = ", ".join(KINDS)
+        return None, [_fault("/kind", f"must be one of {known}, not {quoted(given)}")]
+    try:
+        # What became of it is the operator's to say, and is not taken from anybody else.
+        read = model.model_validate({**value, "status": None})
+    except ValidationError as exc:
+        return None, [_told(one, value, model) for one in wrong_fields(exc, value)]
+    faults = [*_of_metadata(read), *_MEANING.get(model, _nothing)(read)]
+    return (None if faults else read), faults
+
+
+def _of_metadata(read: Resource) -> Iterator[Fault]:
+    at = "/metadata/labels"
+    if isinstance(read, Channel) and not read.channel:
+        yield _fault(at, f"`{CHANNEL_LABEL}` is missing: which channel of the tenant this is")
+    for name, label in read.metadata.labels.items():
+        if len(label) > 253:
+            yield _fault(at + pointer(name), "must have at most 253 characters")
+
+
+def _of_agent(read: Resource) -> Iterator[Fault]:
+    assert isinstance(read, Agent)
+    for index, one in enumerate(read.spec.provided_capabilities):
+        yield from _unless(
+            Version.parse, one.version, pointer("spec", "providedCapabilities", index, "version")
+        )
+
+
+def _of_channel(read: Resource) -> Iterator[Fault]:
+    assert isinstance(read, Channel)
+    for index, one in enumerate(read.spec.required_capabilities):
+        yield from _unless(
+            Range.parse, one.version, pointer("spec", "requiredCapabilities", index, "version")
+        )
+
+
+def _of_rollout(read: Resource) -> Iterator[Fault]:
+    assert isinstance(read, ChannelRollout)
+    found = read.spec.strategy
+    for name, one in (
+        ("canary", found.canary),
+        ("shadow", found.shadow),
+        ("blueGreen", found.blue_green),
+    ):
+        if one is None:
+            continue
+        at = pointer("spec", "strategy", name)
+        if one.canary_channel.name == one.stable_channel.name:
+            said = f"is {quoted(one.canary_channel.name)}, as the stable one; two are needed"
+            yield _fault(f"{at}/canaryChannel/name", said)
+        yield from _of_analysis(one.analysis, f"{at}/analysis")
+
+
+def _of_analysis(analysis: Analysis | None, at: str) -> Iterator[Fault]:
+    for index, check in enumerate(analysis.checks if analysis else ()):
+        if check.metric == "custom" and not check.event:
+            said = "needs `event`, the `{thing}.{event}` that carries the figure"
+            yield _fault(f"{at}/checks/{index}", said)
+
+
+def _nothing(read: Resource) -> Iterator[Fault]:
+    del read
+    return iter(())
+
+
+_MEANING: dict[type[Resource], Callable[[Resource], Iterator[Fault]]] = {
+    Agent: _of_agent,
+    Channel: _of_channel,
+    ChannelRollout: _of_rollout,
+}
+
+
+def _unless(parse: Callable[[str], object], text: str, at: str) -> Iterator[Fault]:
+    try:
+        parse(text)
+    except BadVersion as exc:
+        yield _fault(at, str(exc))
+
+
+def _fault(at: str, description: str) -> Fault:
+    return {"field": at, "description": description}
+
+
+def _told(fault: Fault, value: Mapping[str, Any], model: type[Resource]) -> Fault:
+    """A fault with what may have been meant."""
+    at, said = fault["field"], fault["description"]
+    if said == _UNKNOWN:
+        member = at.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
+        near = difflib.get_close_matches(member, _members(model), n=1, cutoff=0.75)
+        meant = f"; did you mean `{near[0]}`?" if near else ""
+        return _fault(at, f"is no member of {_owner(at, model)}{meant}")
+    if said == _NO_TEXT:
+        found = _at(value, at)
+        if isinstance(found, int | float):
+            return _fault(at, f"{said}, not {kind_of(found)}; put it in quotes")
+    return fault
+
+
+def _owner(at: str, model: type[Resource]) -> str:
+    """In words, what a pointer's member is in."""
+    steps = at.split("/")[1:-1]
+    named = [one for one in steps if not one.isdecimal()]
+    return f"`{named[-1]}`" if named else f"the kind {model.model_fields['kind'].default}"
+
+
+def _at(value: Any, at: str) -> Any:
+    for step in at.split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, Mapping):
+            value = cast("Mapping[str, Any]", value).get(name)
+        elif isinstance(value, list) and name.isdecimal():
+            value = cast("list[Any]", value)[int(name)]
+        else:
+            return None
+    return value
+
+
+@cache
+def _members(model: type[BaseModel]) -> tuple[str, ...]:
+    """The names of all members of a model and of what is in it."""
+    seen: set[type[BaseModel]] = set()
+    ahead: list[Any] = [model]
+    names: dict[str, None] = {}
+    while ahead:
+        one = ahead.pop()
+        if isinstance(one, type) and issubclass(one, BaseModel) and one not in seen:
+            seen.add(one)
+            for name, field in one.model_fields.items():
+                names[field.alias or name] = None
+                ahead.append(field.annotation)
+        else:
+            ahead.extend(get_args(one))
+    return tuple(names)
