@@ -23,11 +23,16 @@ VERSION_LABEL = "version"
 Strategy = Literal["HIGHEST", "MOST_SIMILAR"]
 
 
+def _outside(name: str) -> str:
+    """How a member is called outside, as Kubernetes has it: `window_s` is `windowSeconds`."""
+    return to_camel(f"{name[:-2]}_seconds" if name.endswith("_s") else name)
+
+
 class Member(BaseModel):
     """A part of a resource: camel case outside, unknown members are refused with their pointer."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+        frozen=True, extra="forbid", alias_generator=_outside, populate_by_name=True
     )
 
 
@@ -302,6 +307,8 @@ class ChannelRoutingSpec(Member):
     Attributes:
         fallback_agent: Ours, as are `router` and `settings`: the channel's own, so that whoever
             carries a turn reads this resource alone.
+        router: Ours: the channel's own.
+        settings: Ours: the channel's own.
     """
 
     capability_groups: tuple[CapabilityGroup, ...] = ()
