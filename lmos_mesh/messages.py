@@ -698,9 +698,19 @@ class Converse(Message):
     Attributes:
         conversation: Its id; the first message creates it. None for a new one.
         turn: Id of this turn; the same again gives the same answer. None for a new one.
+        subset: The release line; None for whatever a rollout of the channel gives this
+            conversation, which is `stable` without one.
         user: Who speaks.
-        agent: Ask this agent whatever the router thinks.
-        method: How to decide.
+        agent: Ask this agent, one of the channel's, whatever the router thinks.
+        method: How to decide; None for the channel's own way, as for the next two.
+        threshold: How sure the router must be, 0 to 1.
+        language: What to ask back in, e.g. `de`; by itself what the message is in.
+        attributes: What else is known of the user, for rollouts and agents: LMOS's `contextParams`
+            of `userContext`.
+        parameters: What the agents are told of the way in: those of `systemContext`.
+        user_token: What agents may show to others in the user's name; it is never kept.
+        anonymization: What stands for what in the message: LMOS's `anonymizationEntities`; never
+            kept.
         history: What was said before, for callers that keep it themselves; used with `store`
             false.
         store: Whether the conversation is kept.
@@ -712,10 +722,16 @@ class Converse(Message):
     conversation: Id | None = None
     turn: Id | None = None
     channel: str = DEFAULT_CHANNEL
-    subset: str = DEFAULT_SUBSET
+    subset: str | None = None
     user: str | None = None
     agent: str | None = None
     method: Method | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    language: str | None = Field(default=None, max_length=35)
+    attributes: dict[str, str] = Field(default_factory=dict[str, str])
+    parameters: dict[str, str] = Field(default_factory=dict[str, str])
+    user_token: str | None = Field(default=None, repr=False)
+    anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
     history: tuple[Utterance, ...] = ()
     store: bool = True
     restarts: bool = True
@@ -730,6 +746,8 @@ class Answer(Message):
         asked_back: No agent was convincing, so the answer names what the mesh could do.
         decision: Why this agent.
         attempts: How many instances were asked.
+        anonymization: What stands for what in the answer, where the agent says so; None for what
+            the message came with.
     """
 
     answer: str
@@ -742,6 +760,7 @@ class Answer(Message):
     asked_back: bool = False
     decision: Decision | None = None
     attempts: int = 1
+    anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
 
 
 class GetConversation(Message):
@@ -827,6 +846,7 @@ class TurnReport(Message):
         total_s: Seconds to the last.
         handovers: How often one agent handed over to another.
         shadow: Whether the answer was only compared, and nobody has seen it.
+        same: Of a shadow: whether it is the answer that the user got; None if one has failed.
         rollout: The rollout that chose the subset; empty if none did.
     """
 
@@ -842,6 +862,7 @@ class TurnReport(Message):
     total_s: float = 0.0
     handovers: int = 0
     shadow: bool = False
+    same: bool | None = None
     rollout: str = ""
 
 

@@ -177,7 +177,10 @@ def ask(
         str | None, typer.Option(help="Go on with a conversation.", show_default=False)
     ] = None,
     channel: Annotated[str, typer.Option(help="The way in.")] = "web",
-    subset: Annotated[str, typer.Option(help="The release line.")] = "stable",
+    subset: Annotated[
+        str | None,
+        typer.Option(help="The release line, whatever a rollout says.", show_default=False),
+    ] = None,
     why: Annotated[bool, typer.Option("--why", help="Show why this agent.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait in all.")] = 300.0,
     as_json: Json = False,
@@ -209,7 +212,10 @@ def chat(
         str | None, typer.Option(help="Go on with a conversation.", show_default=False)
     ] = None,
     channel: Annotated[str, typer.Option(help="The way in.")] = "web",
-    subset: Annotated[str, typer.Option(help="The release line.")] = "stable",
+    subset: Annotated[
+        str | None,
+        typer.Option(help="The release line, whatever a rollout says.", show_default=False),
+    ] = None,
     mesh: Mesh = None,
 ) -> None:
     """Talk to the mesh; it keeps the context."""
