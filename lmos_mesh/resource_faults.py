@@ -3,10 +3,11 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from lmos_mesh.resource_schemas import parts_of
 from lmos_mesh.resources import (
     API_VERSION,
     CHANNEL_LABEL,
@@ -156,18 +157,12 @@ def _at(value: Any, at: str) -> Any:
 
 
 @cache
-def _members(model: type[BaseModel]) -> tuple[str, ...]:
-    """The names of all members of a model and of what is in it."""
-    seen: set[type[BaseModel]] = set()
-    ahead: list[Any] = [model]
-    names: dict[str, None] = {}
-    while ahead:
-        one = ahead.pop()
-        if isinstance(one, type) and issubclass(one, BaseModel) and one not in seen:
-            seen.add(one)
-            for name, field in one.model_fields.items():
-                names[field.alias or name] = None
-                ahead.append(field.annotation)
-        else:
-            ahead.extend(get_args(one))
-    return tuple(names)
+def _members(model: type[Resource]) -> tuple[str, ...]:
+    """The names of all members of a kind and of what is in it."""
+    return tuple(
+        dict.fromkeys(
+            field.alias or name
+            for part in parts_of(model).values()
+            for name, field in part.model_fields.items()
+        )
+    )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 GROUP = "lmos.eclipse"
 VERSION = "v1"
@@ -26,6 +27,17 @@ Strategy = Literal["HIGHEST", "MOST_SIMILAR"]
 def _outside(name: str) -> str:
     """How a member is called outside, as Kubernetes has it: `window_s` is `windowSeconds`."""
     return to_camel(f"{name[:-2]}_seconds" if name.endswith("_s") else name)
+
+
+_NAMED: JsonDict = {
+    "anyOf": [
+        {"required": ["name"], "properties": {"name": {"minLength": 1}}},
+        {"required": ["id"], "properties": {"id": {"minLength": 1}}},
+    ]
+}
+_ONE_STRATEGY: JsonDict = {
+    "oneOf": [{"required": ["canary"]}, {"required": ["shadow"]}, {"required": ["blueGreen"]}]
+}
 
 
 class Member(BaseModel):
@@ -108,6 +120,8 @@ class Resource(BaseModel):
 class ProvidedCapability(Member):
     """What an agent can do; where one of `id` and `name` is given it stands for both."""
 
+    model_config = ConfigDict(json_schema_extra=_NAMED)
+
     id: str = ""
     name: str = ""
     version: str
@@ -166,6 +180,8 @@ class RequiredCapability(Member):
         strategy: Which of several versions: the highest, or the one nearest to the range's own.
         optional: Ours: without it the channel is resolved all the same.
     """
+
+    model_config = ConfigDict(json_schema_extra=_NAMED)
 
     id: str = ""
     name: str = ""
@@ -271,6 +287,8 @@ class Channel(Resource):
 class WiredCapability(Member):
     """A required capability and who provides it."""
 
+    model_config = ConfigDict(json_schema_extra=_NAMED)
+
     id: str = ""
     name: str = ""
     required_version: str
@@ -305,8 +323,8 @@ class ChannelRoutingSpec(Member):
     """Which agents provide what the channel requires.
 
     Attributes:
-        fallback_agent: Ours, as are `router` and `settings`: the channel's own, so that whoever
-            carries a turn reads this resource alone.
+        fallback_agent: Ours: the channel's own, so that whoever carries a turn reads this
+            resource alone.
         router: Ours: the channel's own.
         settings: Ours: the channel's own.
     """
@@ -456,6 +474,8 @@ class BlueGreen(Member):
 
 class RolloutStrategy(Member):
     """Exactly one of the three."""
+
+    model_config = ConfigDict(json_schema_extra=_ONE_STRATEGY)
 
     canary: Canary | None = None
     shadow: Shadow | None = None
