@@ -389,7 +389,8 @@ class Analysis(Member):
     Attributes:
         window_s: Seconds over which both are compared.
         min_turns: The fewest turns of the canary that a verdict needs.
-        alpha: The chance of calling a canary worse that is not, over all looks of one step.
+        alpha: The chance of calling a canary worse that is not: over all looks, checks and steps
+            together.
         inconclusive: What to do when a step's time is over with too few turns.
         checks: What to judge by; none means errors and latency.
     """
@@ -523,6 +524,9 @@ class RolloutStatus(Member):
         step: Index of the step that is running.
         step_began: Unix seconds.
         looks: How often this step was judged; the test's alpha is spent over them.
+        looked_at: Unix seconds of the last of them; 0 before the first.
+        paused_for: What a paused one waits for: a person to promote its step or who paused it,
+            more turns, or the Channel of stable to be back.
         canary_subset: Release line of the canary Channel, as `stable_subset` of the other.
         salt: What draws are made with, so that two rollouts pick different conversations.
         message: All of it in one sentence.
@@ -533,6 +537,8 @@ class RolloutStatus(Member):
     step: int = 0
     step_began: float = 0.0
     looks: int = 0
+    looked_at: float = 0.0
+    paused_for: Literal["", "step", "person", "turns", "stable"] = ""
     shadow_percent: int = 0
     tenant: str = ""
     channel: str = ""
