@@ -76,7 +76,7 @@ class Applied:
         return self.index.routing(tenant, channel, subset)
 
     def rollout(self, tenant: str, channel: str) -> ChannelRollout | None:
-        """The rollout that says where conversations go: under way, paused, or else promoted."""
+        """The rollout that says where conversations go: one under way, or else the last to end."""
         return self.index.rollout(tenant, channel)
 
     def _apply(self, change: Change, created: float) -> None:

@@ -24,8 +24,9 @@ from lmos_mesh.resources import (
 ResourceT = TypeVar("ResourceT", bound=Resource)
 
 _REMEMBERED_GONE = 4096
-# Of several rollouts of one channel, the one that is under way counts before one that has ended.
-_RANKED = {"Progressing": 2, "Paused": 2, "Promoted": 1}
+# Of several rollouts of one channel, the one that is under way counts before those that have ended,
+# and of those the last: where it left the conversations, there they are.
+_RANKED = {"Progressing": 2, "Paused": 2, "Promoted": 1, "Aborted": 1, "RolledBack": 1}
 _KINDS_BY_TOKEN = {kind.lower(): kind for kind in KINDS}
 _KINDS_BY_NAME = _KINDS_BY_TOKEN | {
     name: kind for kind, model in KINDS.items() for name in (model.plural, model.short)

@@ -155,7 +155,19 @@ def test_a_rollout_that_is_under_way_counts_before_one_that_has_ended():
     assert (ended.metadata.name, now.metadata.name) == ("old", "new")
 
 
-@pytest.mark.parametrize("phase", ["Pending", "Aborted", "RolledBack", "Invalid"])
+@pytest.mark.parametrize("phase", ["Aborted", "RolledBack"])
+def test_of_rollouts_that_have_ended_the_last_counts(phase: str):
+    index = ResourceIndex()
+
+    put(index, rollout("first", "Promoted", began=1.0), 1)
+    put(index, rollout("second", phase, began=2.0), 2)
+
+    found = index.rollout("acme", "web")
+    assert found is not None
+    assert found.metadata.name == "second"
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Invalid"])
 def test_a_rollout_that_moves_nobody_is_none(phase: str):
     index = ResourceIndex()
 
