@@ -577,6 +577,9 @@ _BY_WORD = {
     for kind, model in KINDS.items()
     for word in (kind.lower(), model.plural, model.short)
 }
+# In full they are long to type.
+for _word, _kind in (("routing", "ChannelRouting"), ("rollout", "ChannelRollout")):
+    _BY_WORD |= {_word: _kind, f"{_word}s": _kind}
 
 
 def kind_named(word: str) -> str | None:
