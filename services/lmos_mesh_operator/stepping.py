@@ -8,7 +8,7 @@ and all there is to know is in the status, so that whoever reads it can go on.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from lmos_mesh.errors import Conflict
 from lmos_mesh.messages import SteerRollout
@@ -44,6 +44,7 @@ Kind = Literal[
     "rolled_back",
 ]
 """What came to pass; the last word of the event's type."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ENDED: frozenset[Phase] = frozenset({"Promoted", "Aborted", "RolledBack"})
 LOOKS_PER_WINDOW = 6
@@ -131,6 +132,11 @@ def steer(
     if request.action == "promote_fully":
         return run.promote(why)
     return run.advance(why)
+
+
+def reason_of(kind: Kind) -> str:
+    """What came to pass, as the reason of a condition."""
+    return "".join(word.title() for word in kind.split("_"))
 
 
 def salt_of(rollout: ChannelRollout, *, now: float) -> str:
@@ -386,7 +392,7 @@ def _told(status: RolloutStatus, kind: Kind, now: float) -> RolloutStatus:
     condition = Condition(
         type=_CONDITION,
         status="True" if status.phase == "Progressing" else "False",
-        reason="".join(word.title() for word in kind.split("_")),
+        reason=reason_of(kind),
         message=status.message,
         last_transition_time=datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
         observed_generation=status.observed_generation,
