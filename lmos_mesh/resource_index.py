@@ -28,9 +28,6 @@ _REMEMBERED_GONE = 4096
 # and of those the last: where it left the conversations, there they are.
 _RANKED = {"Progressing": 2, "Paused": 2, "Promoted": 1, "Aborted": 1, "RolledBack": 1}
 _KINDS_BY_TOKEN = {kind.lower(): kind for kind in KINDS}
-_KINDS_BY_NAME = _KINDS_BY_TOKEN | {
-    name: kind for kind, model in KINDS.items() for name in (model.plural, model.short)
-}
 
 
 class ResourceKey(NamedTuple):
@@ -56,11 +53,6 @@ class Kept:
     key: ResourceKey
     resource: Resource
     revision: int
-
-
-def kind_of(name: str) -> str | None:
-    """The kind that a kind, plural or short name stands for, in any case; None for nothing."""
-    return _KINDS_BY_NAME.get(name.lower())
 
 
 def key_of(resource: Resource) -> ResourceKey:

@@ -137,6 +137,11 @@ class Fleet:
         ]
         return found
 
+    def is_live(self, key: ThingKey) -> bool:
+        """Whether an agent of the registry counts as running."""
+        member = self._things.get(key)
+        return member is not None and member.instances > 0
+
     def declared(self, name: str) -> list[ResourceKey]:
         """The resources that declare an agent of that name."""
         return sorted(self._declared_called.get(name, ()))

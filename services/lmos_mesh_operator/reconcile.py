@@ -159,6 +159,11 @@ def restored(channel: Channel, past: ChannelRouting, revision: int, *, now: str)
     return made.model_copy(update={"metadata": metadata})
 
 
+def missing_in(resolution: Resolution) -> str:
+    """What is required and nobody provides, in words."""
+    return f"nobody provides {_listed(resolution.missing)}"
+
+
 def _place(one: Channel | ChannelRouting) -> tuple[str, str, str]:
     return one.tenant, one.channel, one.subset
 
@@ -283,7 +288,7 @@ def _message(resolution: Resolution, pinned: bool, revision: int) -> str:
         by = f" by {', '.join(names)}" if names else ""
         said.append(f"{count} {noun} provided{by}")
     else:
-        said.append(f"nobody provides {_listed(resolution.missing)}")
+        said.append(missing_in(resolution))
         if not pinned:
             said.append(
                 f"the Routing of revision {revision} stays"

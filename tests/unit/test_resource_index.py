@@ -9,7 +9,6 @@ from lmos_mesh.resource_index import (
     ResourceIndex,
     ResourceKey,
     key_from,
-    kind_of,
     resource_from,
     shown,
     value_of,
@@ -46,13 +45,7 @@ def put(index: ResourceIndex, one: Any, revision: int) -> ResourceKey:
     return key
 
 
-@pytest.mark.parametrize("name", ["Channel", "channels", "ch", "CHANNEL", "Ch"])
-def test_a_kind_goes_by_its_name_its_plural_and_its_short_name(name: str):
-    assert kind_of(name) == "Channel"
-
-
-def test_what_is_no_kind_is_none():
-    assert kind_of("pods") is None
+def test_what_is_no_resource_has_no_name():
     assert key_from("default.pod.web") is None
     assert key_from("default.web") is None
 
