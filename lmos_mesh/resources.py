@@ -579,7 +579,7 @@ _BY_WORD = {
 }
 # In full they are long to type.
 for _word, _kind in (("routing", "ChannelRouting"), ("rollout", "ChannelRollout")):
-    _BY_WORD |= {_word: _kind, f"{_word}s": _kind}
+    _BY_WORD.update({_word: _kind, f"{_word}s": _kind})
 
 
 def kind_named(word: str) -> str | None:

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli import router
+from lmos_mesh.cli import resources, router
 from lmos_mesh.cli.options import Json, Mesh
 from lmos_mesh.cli.screen import fail
-from lmos_mesh.errors import MeshError
+from lmos_mesh.errors import MeshError, SettingsError
 
 app = typer.Typer(
     name="lmos",
@@ -50,7 +50,7 @@ class FindOrder(StrEnum):
     SCORE = "score"
 
 
-START, TALK, LOOK = "Start", "Talk", "Look"
+START, TALK, LOOK, STEER = "Start", "Talk", "Look", "Channels and rollouts"
 
 
 def main() -> None:
@@ -244,8 +244,15 @@ def agents(
 
 @app.command(rich_help_panel=LOOK)
 def describe(
-    name: Annotated[str, typer.Argument(help="Name of an agent, or the id of any Thing.")],
-    subset: Annotated[str, typer.Option(help="Its release line.")] = "stable",
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of an agent, the id of any Thing, or KIND/NAME of a resource."),
+    ],
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Of a resource, if its kind comes first."),
+    ] = None,
+    subset: Annotated[str, typer.Option(help="Release line of a Thing.")] = "stable",
     revision: Annotated[
         int | None, typer.Option(help="As it was at this revision.", show_default=False)
     ] = None,
@@ -255,10 +262,32 @@ def describe(
     versions: Annotated[
         bool, typer.Option("--history", help="The versions that are kept, instead.")
     ] = False,
+    namespace: resources.Namespace = None,
+    tenant: resources.Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
-    """Print a Thing's Description."""
+    """Print a Thing's Description, or all there is to say of a resource."""
+    from lmos_mesh.cli.resource_calls import resource_target
+
+    if target := resource_target(name, second):
+        from lmos_mesh.cli.channels import describe_resource
+
+        sys.exit(
+            describe_resource(
+                target,
+                revision=revision,
+                versions=versions,
+                namespace=namespace,
+                tenant=tenant,
+                as_json=as_json,
+                mesh=mesh,
+            )
+        )
+    if namespace or tenant:
+        raise SettingsError(
+            "--namespace and --tenant are for resources", hint="for Things, set LMOS_TENANT"
+        )
     from lmos_mesh.cli.agents import describe as command
     from lmos_mesh.cli.agents import history
 
@@ -354,27 +383,6 @@ def events(
     sys.exit(command(kinds=kinds or [], since=since, follow=follow, as_json=as_json, mesh=mesh))
 
 
-@app.command(rich_help_panel=START)
-def apply(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
-    ],
-    ttl: Annotated[
-        float | None,
-        typer.Option(help="Seconds after which they are forgotten.", show_default=False),
-    ] = None,
-    tenant: Annotated[
-        str | None, typer.Option(help="Whom they are for.", show_default=False)
-    ] = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Register Descriptions that were written by hand."""
-    from lmos_mesh.cli.apply import apply as command
-
-    sys.exit(command(files, ttl_s=ttl, tenant=tenant, as_json=as_json, mesh=mesh))
-
-
 @app.command(rich_help_panel=LOOK)
 def validate(
     files: Annotated[
@@ -382,7 +390,7 @@ def validate(
     ],
     as_json: Json = False,
 ) -> None:
-    """Say whether Descriptions are valid, with every fault and its line."""
+    """Say whether resources and Descriptions are valid, with every fault and its line."""
     from lmos_mesh.cli.validate import validate as command
 
     sys.exit(command(files, as_json=as_json))
@@ -439,6 +447,16 @@ def install(
 app.add_typer(models_app, name="models", rich_help_panel=START)
 app.command(rich_help_panel=LOOK)(router.route)
 app.add_typer(router.app, name="router", rich_help_panel=LOOK)
+for _command in (
+    resources.apply,
+    resources.get,
+    resources.delete,
+    resources.wait,
+    resources.channels,
+    resources.crds,
+):
+    app.command(rich_help_panel=STEER)(_command)
+app.add_typer(resources.rollout_app, name="rollout", rich_help_panel=STEER)
 
 
 @app.command(rich_help_panel=LOOK)
