@@ -76,7 +76,10 @@ def test_everything_that_the_contract_has_is_carried():
     assert question.agent == "billing"
     assert question.channel == "ivr"
     assert question.user == "u1"
-    assert "secret" not in question.model_dump_json()
+    assert question.parameters == {"k": "v"}
+    assert question.anonymization == tuple(ENTITIES)
+    assert question.user_token == "secret"
+    assert "secret" not in repr(question)
 
 
 def test_contexts_may_be_left_out():
