@@ -82,7 +82,8 @@ def side_of(rollout: ChannelRollout | None, speaker: Speaker, kept: Side | None)
     if status.phase not in RUNNING:
         return on(status.stable_subset)
     if kept is not None and _keeps(kept, status):
-        return kept
+        # Of this run from now on, so that it stays whatever the weight becomes.
+        return on(kept.subset)
     if _matches(_match_of(rollout), speaker):
         return on(status.canary_subset)
     id = speaker.conversation

@@ -124,7 +124,16 @@ def steer(
         hint = "restart it" if status.phase in ENDED else status.message
         raise Conflict(f"rollout {name_of(rollout)!r} is {status.phase}", hint=hint)
     if request.action == "pause":
-        return run.to("Paused", "paused", f"paused {why}", paused_for="person")
+        # What was edited a moment ago is seen to by the next step, and stays paused.
+        seen = status.observed_generation
+        return run.to(
+            "Paused", "paused", f"paused {why}", paused_for="person", observed_generation=seen
+        )
+    if run.edited and request.action != "promote_fully":
+        raise Conflict(
+            f"rollout {name_of(rollout)!r} was edited, and nobody has seen to that yet",
+            hint="try again",
+        )
     if request.action == "resume":
         return _resume(run, why)
     if (reason := not_served(channels.canary)) is not None:
@@ -286,7 +295,9 @@ def _go_on(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
         if status.paused_for == "stable":
             return None
         gone = f"paused: there is no Channel {plan.stable.name!r} any more"
-        return run.to("Paused", "paused", gone, paused_for="stable")
+        # An edit is seen to once there is somewhere to go back to.
+        seen = status.observed_generation
+        return run.to("Paused", "paused", gone, paused_for="stable", observed_generation=seen)
     if run.edited:
         return _refit(run)
     if status.paused_for == "stable":
