@@ -347,19 +347,19 @@ async def _found(bus: Bus, thing: Thing, tenant: str) -> FoundThing | None:
 def _show(one: Applied, *, dry_run: bool) -> None:
     subset = f" ({one.subset})" if one.subset != DEFAULT_SUBSET else ""
     space = f" in {one.namespace}" if one.namespace not in ("", "default") else ""
-    revision = "dry run" if dry_run else f"revision {one.revision}" if one.revision else "nothing"
+    revision = "dry run, " if dry_run else f"revision {one.revision}, " if one.revision else ""
     line = Text.assemble(
-        (f"{one.what:<10}", _COLOURS.get(one.what, "dim")),
+        (f"{one.what:<11}", _COLOURS.get(one.what, "dim")),
         f"{one.kind} ",
         (one.name, "bold"),
         f"{subset}{space} ",
-        (f"{revision}, from {one.where}", "dim"),
+        (f"{revision}from {one.where}", "dim"),
     )
     out().print(line)
     for note in one.notes:
-        out().print(Text(f"          {note}", "dim"))
+        out().print(Text(f"           {note}", "dim"), soft_wrap=True)
     for shown in coloured(one.diff):
-        out().print(Text("          ").append_text(shown), soft_wrap=True)
+        out().print(Text("           ").append_text(shown), soft_wrap=True)
 
 
 def _as_json(one: Applied, *, diff: bool) -> dict[str, Any]:

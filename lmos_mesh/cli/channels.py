@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.live import Live
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +24,7 @@ from lmos_mesh.cli.resource_tables import (
     weight_of,
 )
 from lmos_mesh.cli.rollout import history_of, history_table, rollouts_of
-from lmos_mesh.cli.screen import either, out, print_json
+from lmos_mesh.cli.screen import either, print_json, print_table, repainting
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.resources import CHANNEL_LABEL, DEFAULT_SUBSET, SUBSET_LABEL
 
@@ -59,19 +58,17 @@ def channels(
     async def always() -> None:
         async with connected(mesh) as bus, changes(bus) as changed:
             told: list[dict[str, Any]] | None = None
-            with Live(console=out(), auto_refresh=False, transient=as_json) as live:
+            while as_json:
+                if (rows := await look(bus)) != told:
+                    told = rows
+                    print_json(rows, compact=True)
+                await changed.wait()
+            with repainting(below="Ctrl-C ends it") as show:
                 while True:
                     try:
-                        rows = await look(bus)
-                        shown = overview_table(rows)
+                        show(overview_table(await look(bus)))
                     except MeshError as exc:
-                        rows, shown = [], Text(str(exc), "red")
-                    if not as_json:
-                        bottom = Text("Ctrl-C ends it", "dim")
-                        live.update(Group(shown, bottom), refresh=True)
-                    elif rows != told:
-                        told = rows
-                        print_json(rows, compact=True)
+                        show(Text(str(exc), "red"))
                     await changed.wait()
 
     if watch:
@@ -82,7 +79,7 @@ def channels(
     if as_json:
         print_json(rows)
     else:
-        out().print(overview_table(rows))
+        print_table(overview_table(rows))
     return 0
 
 
@@ -130,9 +127,10 @@ def overview_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
         return Text(_OPEN, "dim")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     spaces = {one["namespace"] for one in rows} != {"default"}
-    for name in ("channel", "subset", *(["namespace"] if spaces else []), "traffic"):
+    places = ("channel", "subset", *(["namespace"] if spaces else []), "traffic", "name")
+    for name in (*places, "RESOLVE_STATUS"):
         table.add_column(name, no_wrap=True, justify="right" if name == "traffic" else "left")
-    for name in ("name", "RESOLVE_STATUS", "agents", "missing", "rollout"):
+    for name in ("agents", "missing", "rollout"):
         table.add_column(name, overflow="fold")
     before = ""
     for one in rows:
@@ -172,7 +170,7 @@ def describe_resource(
             except NotFound as exc:
                 if target.kind == "Agent":
                     raise NotFound(
-                        str(exc), hint=f"`lmos describe {target.name}` shows the running one"
+                        exc.message, hint=f"`lmos describe {target.name}` shows the running one"
                     ) from None
                 raise
             space, name = place_of(one)
@@ -193,9 +191,9 @@ def describe_resource(
     if as_json:
         print_json(kept if versions else one)
     elif table is not None:
-        out().print(table)
+        print_table(table)
     else:
-        out().print(screen_of(one, routing=routing, rollouts=rollouts))
+        print_table(screen_of(one, routing=routing, rollouts=rollouts))
     return 0
 
 

@@ -8,14 +8,13 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.connection import connected, run
 from lmos_mesh.cli.resource_calls import Raw, Target, changes, got, labels_of, listed, targets_of
 from lmos_mesh.cli.resource_tables import Around, place_of, table_of
-from lmos_mesh.cli.screen import out, print_json
+from lmos_mesh.cli.screen import out, print_json, print_table, repainting
 from lmos_mesh.cli.yaml_text import yaml_text
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.resources import KINDS
@@ -53,15 +52,14 @@ def get(
                     with suppress(NotFound):
                         _tell_changes(await found(bus), seen, output)
                     await changed.wait()
-            with Live(console=out(), auto_refresh=False) as live:
+            with repainting(below="Ctrl-C ends it") as show:
                 while True:
                     try:
                         chosen = await found(bus)
                         about = await around(bus, chosen, tenant=tenant)
-                        shown = _tables(targets, chosen, about, wide=output == "wide")
+                        show(_tables(targets, chosen, about, wide=output == "wide"))
                     except MeshError as exc:
-                        shown = Text(str(exc), "red")
-                    live.update(Group(shown, Text("Ctrl-C ends it", "dim")), refresh=True)
+                        show(Text(str(exc), "red"))
                     await changed.wait()
 
     if watch:
@@ -78,7 +76,8 @@ def get(
         for one in chosen:
             out().print(_short_name(one), soft_wrap=True)
     else:
-        out().print(_tables(targets, chosen, about, wide=output == "wide"))
+        shown = _tables(targets, chosen, about, wide=output == "wide")
+        print_table(shown, wide=output == "wide")
     return 0
 
 

@@ -54,15 +54,19 @@ def screen_of(
     return Group(*parts)
 
 
+def rollout_line(one: Raw) -> Text:
+    """Where a rollout is, in one line."""
+    line = Text.assemble((one["metadata"]["name"], "bold"), "  ").append_text(_standing(one))
+    message = status_of(one).get("message")
+    return line.append(f": {message}") if message else line
+
+
 def rollout_screen(one: Raw, *, titled: bool = True) -> RenderableType:
     """Where a rollout is, and what was measured."""
     status = status_of(one)
     kind, strategy = strategy_of(one)
     title = Text.assemble((one["metadata"]["name"], "bold"), "  ") if titled else Text()
-    title.append_text(phase_of(one)).append(f"  {weight_of(one)}")
-    if step_of(one) != "-":
-        title.append(f", step {step_of(one)}")
-    parts: list[RenderableType] = [title]
+    parts: list[RenderableType] = [title.append_text(_standing(one))]
     if message := status.get("message"):
         parts.append(Text(message))
     table = _facts()
@@ -76,6 +80,11 @@ def rollout_screen(one: Raw, *, titled: bool = True) -> RenderableType:
     if verdicts := status.get("verdicts"):
         parts.append(_verdicts(verdicts))
     return Group(*parts)
+
+
+def _standing(one: Raw) -> Text:
+    said = Text().append_text(phase_of(one)).append(f"  {weight_of(one)}")
+    return said.append(f", step {step_of(one)}") if step_of(one) != "-" else said
 
 
 def _heading(one: Raw) -> RenderableType:
@@ -196,14 +205,16 @@ def _settings(one: Raw) -> Iterator[RenderableType]:
 
 def _conditions(one: Raw) -> Iterator[RenderableType]:
     if conditions := status_of(one).get("conditions"):
-        table = _table("condition", "", "reason", "since", "")
+        told = status_of(one).get("message")
+        table = _table("condition", "", "since", "reason", "")
         for each in conditions:
+            message = each.get("message", "")
             table.add_row(
                 each["type"],
                 each["status"],
-                each.get("reason", ""),
                 each.get("lastTransitionTime", ""),
-                each.get("message", ""),
+                each.get("reason", ""),
+                "" if message == told else message,
             )
         yield Text("")
         yield table

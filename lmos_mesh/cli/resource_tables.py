@@ -261,8 +261,8 @@ _WIDE: Mapping[str, tuple[tuple[str, _Show], ...]] = {
     "Channel": (
         ("tenant", _label(TENANT_LABEL)),
         ("version", _label(VERSION_LABEL)),
-        ("message", _message),
         *_END,
+        ("message", _message),
     ),
     "ChannelRouting": (
         ("tenant", _label(TENANT_LABEL)),
@@ -271,7 +271,7 @@ _WIDE: Mapping[str, tuple[tuple[str, _Show], ...]] = {
     ),
     "ChannelRollout": (
         ("tenant", lambda one, _: status_of(one).get("tenant") or label_of(one, TENANT_LABEL)),
-        ("message", _message),
         *_END,
+        ("message", _message),
     ),
 }

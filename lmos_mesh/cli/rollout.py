@@ -2,22 +2,22 @@
 
 import asyncio
 import datetime
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.resource_calls import Raw, Target, changes, got, listed, seconds_of
-from lmos_mesh.cli.resource_screens import rollout_screen
+from lmos_mesh.cli.resource_screens import rollout_line, rollout_screen
 from lmos_mesh.cli.resource_tables import UNDER_WAY, agents_of, place_of, status_of, strategy_of
-from lmos_mesh.cli.screen import either, fail, out, print_json
+from lmos_mesh.cli.screen import either, fail, out, print_json, print_table, repainting
 from lmos_mesh.cli.wait import ENDED
-from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
+from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, Unavailable
 from lmos_mesh.messages import (
     GET_RESOURCE_HISTORY,
     RESTORE_ROUTING,
@@ -53,22 +53,15 @@ def status(
         async with connected(mesh) as bus, changes(bus) as changed:
             one = await rollout_named(bus, name, namespace=namespace, tenant=tenant)
             target = Target(kind="ChannelRollout", name=one["metadata"]["name"])
-            with suppress(TimeoutError):
+            space = place_of(one)[0]
+            with suppress(TimeoutError), _shown(as_json=as_json) as show:
                 async with asyncio.timeout(within_s):
-                    with Live(console=out(), auto_refresh=False, transient=as_json) as live:
-                        shown = ""
-                        while True:
-                            if as_json and shown != one["metadata"].get("resourceVersion"):
-                                shown = one["metadata"].get("resourceVersion", "")
-                                print_json(one, compact=True)
-                            elif not as_json:
-                                live.update(rollout_screen(one), refresh=True)
-                            if _is_over(one):
-                                return one
-                            await changed.wait()
-                            space = place_of(one)[0]
-                            with suppress(MeshError):
-                                one = await got(bus, target, namespace=space, tenant=tenant)
+                    show(one)
+                    while not _is_over(one):
+                        await changed.wait()
+                        with suppress(Unavailable):
+                            one = await got(bus, target, namespace=space, tenant=tenant)
+                        show(one)
             return one
 
     if not watch:
@@ -76,7 +69,7 @@ def status(
         if as_json:
             print_json(one)
         else:
-            out().print(rollout_screen(one))
+            print_table(rollout_screen(one))
         return 0
     try:
         one = run(followed())
@@ -115,7 +108,7 @@ def steer(
     if as_json:
         print_json(one)
     else:
-        out().print(rollout_screen(one))
+        print_table(rollout_screen(one))
     return 0
 
 
@@ -148,7 +141,7 @@ def history(
         if kind == "Channel"
         else f"lmos describe rollout/{own} --revision N shows one of them"
     )
-    out().print(Group(history_table(found, active=active), Text(more, "dim")))
+    print_table(Group(history_table(found, active=active), Text(more, "dim")))
     return 0
 
 
@@ -295,3 +288,25 @@ def _kind_and_name(name: str) -> tuple[str, str]:
 def _is_over(one: Raw) -> bool:
     found: Any = status_of(one).get("phase")
     return found in ENDED
+
+
+@contextmanager
+def _shown(*, as_json: bool) -> Generator[Callable[[Raw], None]]:
+    """Shows a rollout whenever it has changed: in its place, as lines in a log, or as JSON."""
+    if out().is_terminal and not as_json:
+        with repainting(below="Ctrl-C ends the watching, not the rollout") as show:
+            yield lambda one: show(rollout_screen(one))
+        return
+    before = ""
+
+    def tell(one: Raw) -> None:
+        nonlocal before
+        line = rollout_line(one)
+        if as_json and one["metadata"].get("resourceVersion") != before:
+            before = one["metadata"].get("resourceVersion", "")
+            print_json(one, compact=True)
+        elif not as_json and line.plain != before:
+            before = line.plain
+            out().print(line, soft_wrap=True)
+
+    yield tell
