@@ -212,10 +212,17 @@ def _provider(
 def _nearest(versions: Iterable[Version], admitted: Range) -> Version:
     """The version nearest to one that the range names; of two as near the higher one."""
     named = anchors(admitted)
-    ordered = sorted(versions, reverse=True)
+    known = sorted(set(versions))
     if not named:
-        return ordered[0]
-    return min(ordered, key=lambda version: min(_distance(version, one) for one in named))
+        return known[-1]
+    # On either side of a named version only the next one can be the nearest.
+    near: list[tuple[tuple[int, int, int, bool], Version]] = []
+    for one in named:
+        below = [version for version in known if version <= one]
+        above = [version for version in known if version >= one]
+        near += [(_distance(version, one), version) for version in (*above[:1], *below[-1:])]
+    least = min(distance for distance, _ in near)
+    return max(version for distance, version in near if distance == least)
 
 
 def anchors(admitted: Range) -> tuple[Version, ...]:
