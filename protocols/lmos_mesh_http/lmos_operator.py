@@ -4,7 +4,7 @@ Pure. What a resource says by the mesh's own members is left out where they say 
 strict reader of LMOS's resources takes it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 from lmos_mesh import subjects
@@ -134,12 +134,17 @@ def open_routing(
     }
 
 
-def open_channels(agents: Iterable[FoundThing], closed: Callable[[str], bool]) -> list[str]:
+def applies(index: ResourceIndex, tenant: str) -> bool:
+    """Whether a tenant has applied any Channel."""
+    return any(one.tenant == tenant for one in index.of_kind(Channel))
+
+
+def open_channels(agents: Iterable[FoundThing]) -> list[str]:
     """The open channels that are known by name: those that agents name, and the usual one."""
     named: set[str] = set()
     for one in agents:
         named.update(DEFAULT_CHANNEL if name == ANY_CHANNEL else name for name in one.channels)
-    return sorted(name for name in named if not closed(name))
+    return sorted(named)
 
 
 def _open_metadata(tenant: str, channel: str, subset: str) -> dict[str, Any]:

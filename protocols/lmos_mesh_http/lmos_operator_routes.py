@@ -18,6 +18,7 @@ from lmos_mesh.wiring import Wiring, Wirings
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.errors import JSON, LMOS_BASES, LmosError
 from lmos_mesh_http.lmos_operator import (
+    applies,
     find_channel,
     list_channels,
     open_channel,
@@ -135,15 +136,14 @@ class LmosOperatorRoutes:
         subset: Subset = DEFAULT_SUBSET,
         namespace: Namespace = None,
     ) -> Response:
-        """The applied ones, and the open ones that are known by name."""
+        """The applied ones; of who applied none, the open ones that are known by name."""
         self._channels.check()
         index = self._channels.applied.index
-        found = [resource_body(one) for one in list_channels(index, tenant, subset, namespace)]
-        if namespace in (None, DEFAULT_NAMESPACE):
-            agents = await self._agents(request, tenant, None, subset)
-            names = open_channels(agents, lambda name: index.closed(tenant, name))
-            found += [open_channel(tenant, name, subset) for name in names]
-        return _told(found)
+        if applies(index, tenant) or namespace not in (None, DEFAULT_NAMESPACE):
+            found = list_channels(index, tenant, subset, namespace)
+            return _told([resource_body(one) for one in found])
+        names = open_channels(await self._agents(request, tenant, None, subset))
+        return _told([open_channel(tenant, name, subset) for name in names])
 
     async def channel(
         self,
