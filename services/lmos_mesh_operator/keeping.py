@@ -6,7 +6,9 @@ What is asked about one resource is read from the store, so that whoever wrote r
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from lmos_mesh import audit
 from lmos_mesh.applied import Applied
@@ -51,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 _TRIES = 12
 _KNOWN_S = 2.0
+_REMEMBERED = 4096
 # A reply's own members, and what its encoding adds.
 _ROOM = 0.9
 _ROOM_BYTES = 4096
@@ -81,6 +84,8 @@ class Keeping:
         self._check = check
         self._foresee = foresee
         self._clock = clock
+        self._rivals: OrderedDict[tuple[ResourceKey, int], str] = OrderedDict()
+        applied.on_change(self._on_change)
 
     def routes(self) -> list[Route]:
         """What is answered here."""
@@ -151,14 +156,34 @@ class Keeping:
 
     async def _yield_place(self, channel: Channel, before: Resource | None, revision: int) -> None:
         """Of two that were applied for one place at the same time, the later one leaves."""
-        name = rules.rival(self._applied.index, channel, before=revision)
-        if name is None:
+        key = key_of(channel)
+        name = self._rivals.get((key, revision))
+        if name is None:  # the feed was interrupted: nobody knows who was first
+            name = rules.rival(self._applied.index, channel) or ""
+        if not name:
             return
-        if before is None:
-            await self._store.delete(key_of(channel), expected=revision)
-        else:
-            await self._store.put(before, expected=revision)
+        for _ in range(_TRIES):
+            held = await self._store.get(key)
+            if held is None or held.resource.metadata.generation != channel.metadata.generation:
+                break
+            with suppress(Conflict):  # its status was just written
+                if before is None:
+                    await self._store.delete(key, expected=held.revision)
+                else:
+                    await self._store.put(before, expected=held.revision)
+                break
         raise rules.taken(channel, name)
+
+    def _on_change(self, changed: Sequence[ResourceKey]) -> None:
+        """Note whose place a Channel was in when it came: that one was first."""
+        for key in changed:
+            kept = self._applied.index.kept(key)
+            if kept is None or not isinstance(kept.resource, Channel):
+                continue
+            rival = rules.rival(self._applied.index, kept.resource)
+            self._rivals[key, kept.revision] = rival or ""
+            if len(self._rivals) > _REMEMBERED:
+                self._rivals.popitem(last=False)
 
     async def get(self, request: GetResource, call: Call) -> FoundResource:
         """One resource, as it is or as it was.
@@ -223,6 +248,9 @@ class Keeping:
             if held is None or not rules.concerns(held.resource, call.tenant):
                 raise self._unknown(key, call.tenant)
             self._check_revision(key, held.revision, request.revision)
+            also: tuple[str, ...] = ()
+            if key.kind == Channel.__name__ and await self._store.get(key_of_routing(key)):
+                also = (f"{ChannelRouting.__name__}/{key.name}",)
             try:
                 gone = await self._store.delete(key, expected=held.revision)
             except Conflict:
@@ -230,26 +258,21 @@ class Keeping:
                     raise
                 continue
             await self._applied.until_known(key, gone, within_s=_KNOWN_S)
-            also = await self._delete_routing(key)
+            if also:
+                await self._delete_routing(key)
             self._audit(call, "deleted", key, revision=held.revision)
             return ResourceDeleted(kind=key.kind, namespace=key.namespace, name=key.name, also=also)
         raise _busy(key)
 
-    async def _delete_routing(self, channel: ResourceKey) -> tuple[str, ...]:
+    async def _delete_routing(self, channel: ResourceKey) -> None:
         """If we end before this, whoever leads finds it without a Channel."""
-        if channel.kind != Channel.__name__:
-            return ()
         key = key_of_routing(channel)
         for _ in range(_TRIES):
             held = await self._store.get(key)
             if held is None:
-                return ()
-            try:
+                return
+            with suppress(Conflict):
                 await self._store.delete(key, expected=held.revision)
-            except Conflict:
-                continue
-            return (f"ChannelRouting/{key.name}",)
-        return ()
 
     async def history(self, request: GetResourceHistory, call: Call) -> ResourceHistory:
         """The versions that are kept, the latest first.

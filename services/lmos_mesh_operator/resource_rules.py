@@ -76,20 +76,11 @@ def refuse_anothers(before: Resource | None, tenant: str) -> None:
         )
 
 
-def rival(index: ResourceIndex, channel: Channel, *, before: int | None = None) -> str | None:
-    """The name of another Channel of the namespace for the same tenant, channel and subset.
-
-    Args:
-        index: What there is.
-        channel: The one that is asked about.
-        before: Only one of an earlier revision.
-    """
+def rival(index: ResourceIndex, channel: Channel) -> str | None:
+    """The name of another Channel of the namespace for the same tenant, channel and subset."""
     own = key_of(channel)
     for key in index.channels_of(channel.tenant, channel.channel, channel.subset):
-        kept = index.kept(key)
-        if key.namespace != own.namespace or key == own or kept is None:
-            continue
-        if before is None or kept.revision < before:
+        if key.namespace == own.namespace and key != own:
             return key.name
     return None
 
