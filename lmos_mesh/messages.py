@@ -379,7 +379,8 @@ class Decision(Message):
             first: one of them is sure, several ask back.
         parts: The requests of a message of several, in order.
         method: How it was decided in the end: `vector`, `llm`, `hybrid` where both agreed or one
-            overruled the other, `explicit`.
+            overruled the other, `explicit`; `fallback` where nobody was sure and the channel
+            names who answers then.
         reason: Why, in one sentence.
         encoder: What turned text into vectors; `hashing…` knows words, not meaning.
         used: What was asked of a language model; None if nothing was.
