@@ -29,6 +29,8 @@ _AT_A_TIME = 100
 _WRITERS = 16
 _KNOWN_S = 2.0
 _RETRY_S = 0.25
+# A whole mesh that starts: agents come a little later than the operator.
+_PATIENCE_S = 5.0
 
 
 class Acting:
@@ -52,6 +54,7 @@ class Acting:
         self._due: set[ResourceKey] = set()
         self._some = asyncio.Event()
         self._writers = asyncio.Semaphore(_WRITERS)
+        self._patient_until = asyncio.get_running_loop().time() + _PATIENCE_S
 
     def look_at(self, keys: Iterable[ResourceKey]) -> None:
         """Something has changed that these resources may depend on."""
@@ -90,7 +93,7 @@ class Acting:
 
     async def _do(self, action: Action) -> None:
         async with self._writers:
-            if not self._is_leader():
+            if not self._is_leader() or self._is_premature(action):
                 return
             try:
                 revision = await self._write(action)
@@ -104,6 +107,20 @@ class Acting:
                 self._again(action)
             else:
                 self._tell(action, revision)
+
+    def _is_premature(self, action: Action) -> bool:
+        """Whether we have just started, and know of no agent that a resolved Channel has lost."""
+        if not isinstance(action, PutStatus) or action.key in self._planner.resolved:
+            return False
+        loop = asyncio.get_running_loop()
+        left_s = self._patient_until - loop.time()
+        known = self._applied.get(Channel, action.key.namespace, action.key.name)
+        if left_s <= 0 or known is None or known.status is None:
+            return False
+        if known.status.resolve_status != "RESOLVED":
+            return False
+        loop.call_later(left_s + 0.01, self.look_at, [action.key])
+        return True
 
     def _again(self, action: Action) -> None:
         keys = self._planner.resource_changed(action.key)

@@ -25,6 +25,9 @@ class Planner:
 
     Every change names the resources that have to be looked at; `plan` says what they need.
 
+    Attributes:
+        resolved: The Channels that `plan` has ever found resolved.
+
     Args:
         index: The resources as they are.
         most_similar: What `MOST_SIMILAR` means.
@@ -32,6 +35,7 @@ class Planner:
 
     def __init__(self, index: ResourceIndex, *, most_similar: MostSimilar = "nearest") -> None:
         self.fleet = Fleet()
+        self.resolved: set[ResourceKey] = set()
         self._index = index
         self._most_similar: MostSimilar = most_similar
         self._required: dict[ResourceKey, frozenset[str]] = {}
@@ -96,7 +100,10 @@ class Planner:
                 continue
             routing = self._index.kept(key_of_routing(key))
             if kept is not None and isinstance(kept.resource, Channel):
-                found += reconcile(kept, self.resolution(kept.resource), routing, now=now)
+                resolution = self.resolution(kept.resource)
+                if resolution.resolved:
+                    self.resolved.add(key)
+                found += reconcile(kept, resolution, routing, now=now)
             elif routing is not None:
                 found += reconcile_orphan(routing)
         return found

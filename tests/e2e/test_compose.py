@@ -19,7 +19,7 @@ import pytest
 from testcontainers.compose import DockerCompose
 
 ROOT = Path(__file__).parents[2]
-SERVICES = {"nats", "registry", "router", "runtime", "http", "billing"}
+SERVICES = {"nats", "registry", "router", "runtime", "operator", "http", "billing"}
 OURS = SERVICES - {"nats"}
 
 # The first build fetches some 200 MB of packages and the embedding model.
