@@ -387,11 +387,11 @@ class Analysis(Member):
     """Ours: what decides between two steps.
 
     Attributes:
-        window_s: Seconds over which both are compared.
+        window_s: Seconds over which both are compared; the whole step if there are too few turns.
         min_turns: The fewest turns of the canary that a verdict needs.
         alpha: The chance of calling a canary worse that is not: over all looks, checks and steps
             together.
-        inconclusive: What to do when a step's time is over with too few turns.
+        inconclusive: What to do when a step's time is over and there are too few turns to tell.
         checks: What to judge by; none means errors and latency.
     """
 

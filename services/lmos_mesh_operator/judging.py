@@ -9,6 +9,10 @@ alpha, which adds up to it over any number of looks. It holds by the union bound
 windows that overlap are anything but independent, a new leader may look at other moments than the
 one before it, and nobody knows beforehand how long somebody will pause a step. The steps share the
 alpha of the rollout alike, and so do the checks of a look.
+
+A canary that cannot be called worse need not be good: there may be too few turns to tell. So one
+passes only if chance alone would as easily have made it look like that (p above `DOUBT`); in
+between nothing rises and nothing is rolled back until more turns have decided it.
 """
 
 import math
@@ -27,6 +31,8 @@ POINTS = {"errors": 1.0, "abstentions": 2.0, "handovers": 2.0}
 """The margin of a share where none is given, in percentage points."""
 FACTOR = 1.2
 """The margin of seconds and figures where none is given."""
+DOUBT = 0.2
+"""The p-value up to which a canary is neither called worse nor passed."""
 
 _DID = {
     "errors": "failed",
@@ -176,7 +182,7 @@ def _judge_share(check: Check, canary: Sample, stable: Sample, terms: _Terms) ->
     than = f"{said}, and {_shown(known.stable)} % of stable's"
     if p <= terms.level:
         return _failed(known, p, f"{than}: worse by more than {points:g} points")
-    return _passed(known, p, than)
+    return _not_failed(known, p, than)
 
 
 def _judge_figures(check: Check, canary: Sample, stable: Sample, terms: _Terms) -> Verdict:
@@ -207,7 +213,7 @@ def _judge_figures(check: Check, canary: Sample, stable: Sample, terms: _Terms) 
     than = f"{said}, and stable's {_shown(known.stable)}"
     if p <= terms.level:
         return _failed(known, p, f"{than}: worse by more than a factor of {max(factor, 1.0):g}")
-    return _passed(known, p, than)
+    return _not_failed(known, p, than)
 
 
 def _too_few(of: int, stable_of: int, unit: str, terms: _Terms) -> str | None:
@@ -224,9 +230,13 @@ def _failed(known: Verdict, p: float, message: str) -> Verdict:
     )
 
 
-def _passed(known: Verdict, p: float, message: str) -> Verdict:
+def _not_failed(known: Verdict, p: float, message: str) -> Verdict:
+    if p > DOUBT:
+        return known.model_copy(
+            update={"outcome": "pass", "p": p, "message": f"{message} (p = {p:.2g})"}
+        )
     return known.model_copy(
-        update={"outcome": "pass", "p": p, "message": f"{message} (p = {p:.2g})"}
+        update={"p": p, "message": f"{message}: too close to call (p = {p:.2g})"}
     )
 
 

@@ -22,13 +22,12 @@ from lmos_mesh.events import CloudEvent, rfc3339, unix_time
 from lmos_mesh.messages import FoundResource, SteerRollout
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
-from lmos_mesh.resources import Channel, ChannelRollout, RolloutStatus, Verdict
+from lmos_mesh.resources import Channel, ChannelRollout, RolloutStatus
 from lmos_mesh.weights import RUNNING, name_of
-from lmos_mesh_operator import judging
-from lmos_mesh_operator.plans import Channels, Plan, plan_of
-from lmos_mesh_operator.samples import Place
+from lmos_mesh_operator.looking import Seen, look, watched_of
+from lmos_mesh_operator.plans import Channels, plan_of
 from lmos_mesh_operator.stepping import KINDS, Kind, look_due, next_step, reason_of, steer
-from lmos_mesh_operator.watched import Watched, Watching
+from lmos_mesh_operator.watched import Watching
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class Rollouts:
                 await self._tell_again(rollout)
         await self._note_deleted(rollouts)
         try:
-            await self._watching.watch(_watched(rollouts))
+            await self._watching.watch(watched_of(rollouts))
         except MeshError as exc:
             logger.warning("cannot follow turns, trying again: %s", exc)
         for rollout in rollouts:
@@ -175,8 +174,14 @@ class Rollouts:
         for _ in range(_STEPS_AT_ONCE):
             now = self._clock()
             channels = self._channels(rollout)
-            verdicts = await self._look(rollout, now) if look_due(rollout, now=now) else None
-            stepped = next_step(rollout, channels, now=now, verdicts=verdicts)
+            seen = await self._look(rollout, now) if look_due(rollout, now=now) else None
+            stepped = next_step(
+                rollout,
+                channels,
+                now=now,
+                verdicts=seen.verdicts if seen else None,
+                spent=seen.spent if seen else 0,
+            )
             if stepped is None:
                 return
             before = rollout.status
@@ -185,40 +190,13 @@ class Rollouts:
             if stepped.kind is None:
                 return  # it was only looked at, and nothing else is due
 
-    async def _look(self, rollout: ChannelRollout, now: float) -> tuple[Verdict, ...] | None:
-        """Judge the canary by what both sides did in the window; None if that cannot be read."""
-        status, plan = rollout.status, plan_of(rollout.spec.strategy)
-        assert status is not None
-        assert plan.analysis is not None
+    async def _look(self, rollout: ChannelRollout, now: float) -> Seen | None:
+        """Judge the canary by what both sides did; None if that cannot be read."""
         watched = await self._watching.window(rollout.tenant)
         if watched is None:
             return None
-        since = max(status.step_began, now - plan.analysis.window_s)
-        figures = [
-            judging.figure_of(one)
-            for one in judging.checks_of(plan.analysis)
-            if one.metric == "custom"
-        ]
-        names = (name_of(rollout), rollout.metadata.name)
-        canary = watched.sample(
-            Place(status.channel, status.canary_subset, shadow=plan.shadow_percent > 0),
-            since=since,
-            until=now,
-            # Whoever names the canary's subset tries it out, and is not what it is judged by.
-            rollouts=names if plan.drawn_only else None,
-            figures=figures,
-        )
-        stable = watched.sample(
-            Place(status.channel, status.stable_subset), since=since, until=now, figures=figures
-        )
-        alpha = judging.alpha_of(plan.analysis.alpha, steps=len(plan.steps), look=status.looks + 1)
-        analysis, alone = plan.analysis, status.canary_weight == 100
-
-        def judge() -> tuple[Verdict, ...]:
-            return judging.judge(analysis, canary, stable, alpha=alpha, alone=alone)
-
         # The first time it imports what it judges with, and the lease must be renewed meanwhile.
-        return await asyncio.to_thread(judge)
+        return await asyncio.to_thread(look, rollout, watched, now=now)
 
     # -- reading and writing --
 
@@ -336,28 +314,6 @@ class Rollouts:
             )
             gone = rollout.model_copy(update={"status": ended})
             await self._tell(_Done(rollout=gone, before=rollout.status, kind="aborted"))
-
-
-def _watched(rollouts: Collection[ChannelRollout]) -> list[Watched]:
-    """Of which rollouts turns are needed, and from when on."""
-    found: list[Watched] = []
-    for rollout in rollouts:
-        plan: Plan = plan_of(rollout.spec.strategy)
-        status = rollout.status
-        if plan.analysis is None or status is None or status.phase not in RUNNING:
-            continue
-        found.append(
-            Watched(
-                tenant=rollout.tenant,
-                window_s=plan.analysis.window_s,
-                events=tuple(
-                    (one.event, judging.figure_of(one))
-                    for one in judging.checks_of(plan.analysis)
-                    if one.metric == "custom"
-                ),
-            )
-        )
-    return found
 
 
 def _rollout_of(kept: Kept | None) -> ChannelRollout | None:

@@ -52,6 +52,20 @@ class Figure:
     channel: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What a rollout needs to be judged.
+
+    Attributes:
+        since: The turns from then on, in Unix seconds.
+        events: Of its custom checks: `thing.event`, and what the figure is called.
+    """
+
+    tenant: str
+    since: float
+    events: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(slots=True)
 class Window:
     """The turns and figures of one tenant. Filled as they come, read for any stretch of time."""
@@ -122,7 +136,8 @@ class Window:
             figures={
                 name: tuple(
                     one.value
-                    for one in self._figures.get(name, ())
+                    # A copy: they go on coming while another thread reads.
+                    for one in tuple(self._figures.get(name, ()))
                     if since <= one.at <= until
                     and one.subset == place.subset
                     and one.channel in ("", place.channel)

@@ -86,6 +86,7 @@ def next_step(
     *,
     now: float,
     verdicts: Sequence[Verdict] | None = None,
+    spent: int = 1,
 ) -> Stepped | None:
     """What a rollout becomes; None if it stays as it is.
 
@@ -94,12 +95,15 @@ def next_step(
         channels: The two that it names.
         now: Unix seconds.
         verdicts: Of a look at the canary now, which `look_due` asks for; None without one.
+        spent: How many tests of every check that look took; 0 if there was too little to test.
     """
     status = rollout.status
     if status is None or status.phase in ("Pending", "Invalid"):
         return _begin_or_wait(rollout, channels, now=now)
     if status.phase in ENDED:
         return _after_the_end(rollout, status, channels, now=now)
+    if verdicts is not None:
+        status = _looked(status, verdicts, now=now, spent=spent)
     return _go_on(_Run(rollout, status, channels, now), verdicts)
 
 
@@ -303,10 +307,9 @@ def _go_on(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
     if status.paused_for == "stable":
         return run.at(status.step, "resumed", f"Channel {plan.stable.name!r} is back")
     if verdicts is not None:
-        run = _Run(run.rollout, _looked(status, verdicts, now=run.now), channels, run.now)
-        if outcome_of(verdicts) == "fail":
-            failed = "; ".join(one.message for one in verdicts if one.outcome == "fail")
-            return run.roll_back(failed)
+        failed = [one.message for one in verdicts if one.outcome == "fail"]
+        if failed:
+            return run.roll_back("; ".join(failed))
     settled = _if_over(run, verdicts) if status.phase == "Progressing" else None
     if settled is not None:
         return settled
@@ -337,16 +340,11 @@ def _if_over(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
     return run.advance(passed)
 
 
-def _looked(status: RolloutStatus, verdicts: Sequence[Verdict], *, now: float) -> RolloutStatus:
-    # A look that tested nothing spends nothing.
-    tested = any(one.p is not None for one in verdicts)
-    return status.model_copy(
-        update={
-            "verdicts": tuple(verdicts),
-            "looks": status.looks + tested,
-            "looked_at": now,
-        }
-    )
+def _looked(
+    status: RolloutStatus, verdicts: Sequence[Verdict], *, now: float, spent: int
+) -> RolloutStatus:
+    seen = {"verdicts": tuple(verdicts), "looks": status.looks + spent, "looked_at": now}
+    return status.model_copy(update=seen)
 
 
 def _refit(run: _Run) -> Stepped:

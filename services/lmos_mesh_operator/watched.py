@@ -13,29 +13,15 @@ from lmos_mesh.errors import InvalidMessage, MeshError
 from lmos_mesh.events import CloudEvent
 from lmos_mesh.transport import Packet, Subscription
 from lmos_mesh.turn_reports import Reader
-from lmos_mesh_operator.samples import KEPT_S, Window, figure_from
+from lmos_mesh_operator.samples import KEPT_S, Watched, Window, figure_from
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """What a rollout needs.
-
-    Attributes:
-        window_s: How far back.
-        events: Of its custom checks: `thing.event`, and what the figure is called.
-    """
-
-    tenant: str
-    window_s: float
-    events: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
 class _Tenant:
     reader: Reader
-    window_s: float
+    since: float
     window: Window = field(default_factory=Window)
     began: bool = False
     heard: dict[tuple[str, str], Subscription] = field(
@@ -63,12 +49,11 @@ class Watching:
         for one in wanted:
             by_tenant.setdefault(one.tenant, []).append(one)
         for tenant, its in by_tenant.items():
-            window_s = min(KEPT_S, max(one.window_s for one in its))
+            since = max(self._clock() - KEPT_S, min(one.since for one in its))
             held = self._tenants.get(tenant)
             if held is None:
-                held = _Tenant(Reader(self._bus, tenant), window_s)
-                self._tenants[tenant] = held
-            held.window_s = window_s
+                held = self._tenants[tenant] = _Tenant(Reader(self._bus, tenant), since)
+            held.since = since
             await self._hear(tenant, held, its)
 
     async def window(self, tenant: str) -> Window | None:
@@ -80,13 +65,12 @@ class Watching:
         held = self._tenants.get(tenant)
         if held is None:
             return None
-        since = self._clock() - held.window_s
         if not held.began:
-            await held.reader.begin(since=since)
+            await held.reader.begin(since=held.since)
             held.began = True
         for one in await held.reader.read():
             held.window.add(one.at, one.report)
-        held.window.forget(before=since)
+        held.window.forget(before=held.since)
         return held.window
 
     async def stop(self) -> None:

@@ -94,6 +94,17 @@ def test_a_figure_of_ones_own_is_better_one_way(better: str, expected: str) -> N
     assert outcome(analysis, sample(), sample()) == "waiting"
 
 
+def test_what_is_too_close_to_call_waits_for_more() -> None:
+    canary, stable = sample(failed=6, turns=36), sample(turns=36)
+    analysis = Analysis.model_validate({"minTurns": 15, "checks": [{"metric": "errors"}]})
+
+    (verdict,) = judge(analysis, canary, stable, alpha=0.004)
+
+    assert verdict.outcome == "waiting"
+    assert verdict.p is not None
+    assert "too close to call" in verdict.message
+
+
 def test_a_bound_counts_whatever_stable_does() -> None:
     errors = Analysis.model_validate({"checks": [{"metric": "errors", "most": 5}]})
     seconds = Analysis.model_validate({"checks": [{"metric": "latency", "most": 2}]})
@@ -172,12 +183,10 @@ def test_a_share_just_within_the_margin_fails_no_oftener_than_alpha(
                 continue
             # The fewest failures of the canary that fail it.
             fewest = next(
-
-                    failed
-                    for failed in count()
-                    if failed > of
-                    or share_worse(failed, of, stable_failed, stable_of, points=points) <= alpha
-
+                failed
+                for failed in count()
+                if failed > of
+                or share_worse(failed, of, stable_failed, stable_of, points=points) <= alpha
             )
             wrong += likely * stats.binom.sf(fewest - 1, of, share + points / 100)
         assert wrong <= alpha
@@ -226,7 +235,7 @@ def _sum(one: Sample, other: Sample) -> Sample:
 
 
 def test_a_canary_like_stable_is_rolled_back_no_oftener_than_alpha() -> None:
-    runs = 200
+    runs = 100
 
     wrong = sum(
         Traffic(f"good {n}").rolled_back_at(strict=True, steps=2) is not None for n in range(runs)

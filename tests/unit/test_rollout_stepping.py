@@ -416,12 +416,18 @@ def test_looks_are_due_through_the_step_and_at_its_end() -> None:
     for second in range(61):
         if look_due(story.rollout, now=story.now + second):
             story.become(
-                next_step(story.rollout, BOTH, now=story.now + second, verdicts=verdict("waiting"))
+                next_step(
+                    story.rollout,
+                    BOTH,
+                    now=story.now + second,
+                    verdicts=verdict("waiting"),
+                    spent=second // 50,
+                )
             )
             looks.append(second)
 
     assert looks == [10, 20, 30, 40, 50, 60]
-    assert story.status.looks == 0
+    assert story.status.looks == 2
     story.wait(61, "pass")
     assert story.status.looks == 0
 
