@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from lmos_mesh.resources import (
     KINDS,
     Agent,
     Analysis,
+    Canary,
     Channel,
     ChannelRollout,
     Resource,
@@ -90,13 +92,34 @@ def _of_rollout(read: Resource) -> Iterator[Fault]:
             said = f"is {quoted(one.canary_channel.name)}, as the stable one; two are needed"
             yield _fault(f"{at}/canaryChannel/name", said)
         yield from _of_analysis(one.analysis, f"{at}/analysis")
+    if found.canary is not None:
+        yield from _of_weights(found.canary)
+
+
+def _of_weights(canary: Canary) -> Iterator[Fault]:
+    at = pointer("spec", "strategy", "canary")
+    weights = [step.weight for step in canary.steps]
+    for index, (before, weight) in enumerate(pairwise(weights), start=1):
+        if weight < before:
+            said = f"is {weight}, less than the {before} before it: weights rise, `abort` goes back"
+            yield _fault(at + pointer("steps", index, "weight"), said)
+    new, old = canary.canary_channel.weight, canary.stable_channel.weight
+    # With steps these two are of no account, and one that is not given is the rest.
+    if not weights and new and old and new + old != 100:
+        said = f"is {new}, and that of stableChannel {old}: they must be 100 together"
+        yield _fault(f"{at}/canaryChannel/weight", said)
 
 
 def _of_analysis(analysis: Analysis | None, at: str) -> Iterator[Fault]:
     for index, check in enumerate(analysis.checks if analysis else ()):
-        if check.metric == "custom" and not check.event:
+        if check.metric != "custom":
+            continue
+        if not check.event:
             said = "needs `event`, the `{thing}.{event}` that carries the figure"
             yield _fault(f"{at}/checks/{index}", said)
+        elif len(check.event.split(".")) != 2:
+            said = f"must be `thing.event`, which {quoted(check.event)} is not"
+            yield _fault(f"{at}/checks/{index}/event", said)
 
 
 def _nothing(read: Resource) -> Iterator[Fault]:

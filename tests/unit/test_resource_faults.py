@@ -97,6 +97,26 @@ def test_what_the_operator_says_is_taken_from_nobody_else() -> None:
             "needs `event`",
         ),
         (
+            rollout(shadow=sides(analysis={"checks": [{"metric": "custom", "event": "a.b.c"}]})),
+            "/spec/strategy/shadow/analysis/checks/0/event",
+            "must be `thing.event`",
+        ),
+        (
+            rollout(canary=sides(steps=[{"weight": 5}, {"weight": 50}, {"weight": 10}])),
+            "/spec/strategy/canary/steps/2/weight",
+            "less than the 50 before it",
+        ),
+        (
+            rollout(
+                canary={
+                    "canaryChannel": {"name": "b", "weight": 20},
+                    "stableChannel": {"name": "a", "weight": 90},
+                }
+            ),
+            "/spec/strategy/canary/canaryChannel/weight",
+            "100 together",
+        ),
+        (
             rollout(canary=sides(steps=[{"weight": 101}])),
             "/spec/strategy/canary/steps/0/weight",
             "less than or equal to 100",
