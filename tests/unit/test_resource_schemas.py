@@ -287,3 +287,12 @@ def test_descriptions_are_in_the_words_of_yaml() -> None:
     assert "None" not in text
     assert "Attributes:" not in text
     assert "canary_weight" not in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_member_that_people_write_is_told_of(kind: str) -> None:
+    text = (ROOT / "docs" / "channels.md").read_text("utf-8")
+
+    spec = open_api(kind)["properties"]["spec"]
+    members = {at.rpartition(".")[2] for at, _ in schemas_in(spec) if at}
+    assert {one for one in members if f"`{one}`" not in text and f".{one}`" not in text} == set()
