@@ -43,13 +43,14 @@ _STEPS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Done:
-    """What was written, and what it was before."""
+    """What was written, what it was before, and whether it may have been told already."""
 
     rollout: ChannelRollout
     before: RolloutStatus | None
     kind: Kind | None
     reason: str = ""
     by_hand: str = ""
+    again: bool = False
 
 
 class Rollouts:
@@ -244,7 +245,8 @@ class Rollouts:
             return
         at = _told_at(status) or self._clock()
         name = name_of(rollout)
-        logger.info("rollout %s: %s", name, status.message)
+        if not done.again:
+            logger.info("rollout %s: %s", name, status.message)
         data: dict[str, Any] = {
             "rollout": name,
             "channel": status.channel,
@@ -293,7 +295,8 @@ class Rollouts:
             return
         at = _told_at(status)
         if at is not None and self._clock() - at < TELL_AGAIN_S:
-            await self._tell(_Done(rollout=rollout, before=status, kind=_kind_of(status)))
+            kind = _kind_of(status)
+            await self._tell(_Done(rollout=rollout, before=status, kind=kind, again=True))
         elif status.phase in RUNNING:
             self._running[key_of(rollout)] = rollout
 
