@@ -14,7 +14,7 @@ from lmos_mesh.cli.screen import err, out, print_json
 from lmos_mesh.description import thing_of, with_security
 from lmos_mesh.errors import InvalidMessage, NotFound
 from lmos_mesh.messages import DELETE_RESOURCE, DEREGISTER, DeleteResource, Deregister
-from lmos_mesh.resources import DEFAULT_NAMESPACE
+from lmos_mesh.resources import DEFAULT_NAMESPACE, ChannelRouting
 
 
 def delete(
@@ -81,6 +81,8 @@ async def _of_files(
             if one.resource is None:
                 await _deregister(bus, one, whose, deleted, missing)
                 continue
+            if isinstance(one.resource, ChannelRouting):
+                continue  # it goes with its Channel
             metadata = one.resource.metadata
             key = (one.kind, namespace or metadata.namespace, metadata.name)
             if key not in done:

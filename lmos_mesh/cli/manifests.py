@@ -172,7 +172,11 @@ def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
 def _below(index: int, lines: Lines) -> Lines:
     """The lines of one item of a list, as those of a document."""
     at = pointer("items", index)
-    return {one.removeprefix(at): line for one, line in lines.items() if one.startswith(at)}
+    return {
+        one.removeprefix(at): line
+        for one, line in lines.items()
+        if one == at or one.startswith(f"{at}/")
+    }
 
 
 def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:

@@ -1,11 +1,15 @@
 """What commands about resources take, and what they show."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console, RenderableType
 
 from lmos_mesh.cli.channels import overview, overview_table
+from lmos_mesh.cli.crds import crds
 from lmos_mesh.cli.differing import difference
 from lmos_mesh.cli.resource_calls import (
     Target,
@@ -145,6 +149,25 @@ def test_labels_and_times_are_read_as_people_write_them() -> None:
             seconds_of(wrong)
     with pytest.raises(InvalidMessage, match="is no label=value"):
         labels_of(["web"])
+
+
+def test_definitions_are_printed_or_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert crds(["ch", "rollout"], schemas=False, as_json=False, into=None) == 0
+    kinds = [one["spec"]["names"]["kind"] for one in yaml.safe_load_all(capsys.readouterr().out)]
+    assert kinds == ["Channel", "ChannelRollout"]
+
+    assert crds(["ag"], schemas=True, as_json=False, into=None) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Agent"
+
+    assert crds([], schemas=False, as_json=False, into=tmp_path / "new") == 0
+    assert sorted(one.name for one in (tmp_path / "new").iterdir()) == [
+        "agents.yaml",
+        "channelrollouts.yaml",
+        "channelroutings.yaml",
+        "channels.yaml",
+    ]
 
 
 # -- what is waited for --

@@ -19,7 +19,7 @@ from lmos_mesh.cli.get import get
 from lmos_mesh.cli.resource_calls import resource_target
 from lmos_mesh.cli.rollout import history, restore, status, steer
 from lmos_mesh.cli.wait import wait
-from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, SettingsError
+from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, SettingsError, Unavailable
 from lmos_mesh.nats_config import Binary
 from tests.conftest import session_server
 from tests.integration.cli.conftest import LMOS
@@ -270,6 +270,10 @@ def test_a_folder_is_applied_with_all_below_and_what_was_read_can_be_applied_aga
     read.write_text(told())
     # With them comes what the operator made, and makes.
     assert put_again(read) == ["unchanged"] * 3 + ["left out"]
+    assert delete([], files=[str(read)], namespace=space, as_json=True) == 0
+    deleted = json.loads(told())["deleted"]
+    assert [one["name"] for one in deleted] == ["web", "billing-next", "billing"]
+    assert deleted[0]["also"] == ["ChannelRouting/web"]
 
 
 def test_descriptions_and_resources_may_be_in_one_file(put: Put, told: Told) -> None:
@@ -284,6 +288,16 @@ def test_descriptions_and_resources_may_be_in_one_file(put: Put, told: Told) -> 
     assert changed["applied"][0]["what"] == "updated"
     assert "+title: Big lamp" in changed["applied"][0]["diff"]
     assert [one["what"] for one in put(text, dry_run=True)["applied"]] == ["unchanged"] * 3
+
+
+def test_a_mesh_without_an_operator_is_told_so(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMOS_NATS_URL", nats_url)
+    monkeypatch.setattr("lmos_mesh.cli.resource_calls.RESTART_S", 0.0)
+
+    with pytest.raises(Unavailable, match="no operator answers on this mesh"):
+        get(["channels"])
 
 
 def test_there_must_be_something_to_apply() -> None:
