@@ -7,7 +7,6 @@ from typing import TypeVar
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resources import Agent, ProvidedCapability
-from lmos_mesh.semver import BadVersion, Version
 from lmos_mesh.things import ANY_CHANNEL, Capability, Thing
 from lmos_mesh.wiring import host_of
 from lmos_mesh_operator.resolving import Candidate, Offer, term
@@ -128,7 +127,7 @@ class Fleet:
             things |= {key for key in called if key.tenant in (tenant, SHARED)}
             named = self._declared_called.get(name, _NO_AGENTS)
             declared |= {key for key in named if key.namespace == namespace}
-        found = [self._narrowed(key, tenant, namespace) for key in things]
+        found = [self._narrowed(key, namespace) for key in things]
         # What the registry says of an agent counts, also that it cannot do what was declared.
         found += [
             self._declared[key].candidate
@@ -154,10 +153,8 @@ class Fleet:
             if key.subset == subset and (not tenants or key.tenant in (*tenants, SHARED))
         )
 
-    def _narrowed(self, key: ThingKey, tenant: str, namespace: str) -> Candidate:
+    def _narrowed(self, key: ThingKey, namespace: str) -> Candidate:
         one = self._things[key].candidate
-        if key.tenant != tenant:
-            one = replace(one, own=False)
         for declared in self._declared_called.get(key.name, ()):
             said = self._declared[declared].candidate
             if declared.namespace == namespace and said.subset == one.subset:
@@ -191,6 +188,7 @@ def _registered(key: ThingKey, thing: Thing, *, live: bool) -> Candidate:
         tenants=(supported or None) if key.tenant == SHARED else frozenset({key.tenant}),
         channels=None if everywhere else frozenset(thing.supported_channels),
         live=live,
+        own=key.tenant != SHARED,
     )
 
 
@@ -213,16 +211,11 @@ def _declared(agent: Agent) -> Candidate:
 
 
 def _offer(one: Capability | ProvidedCapability) -> Offer:
-    try:
-        version = Version.parse(one.version)
-    except BadVersion:
-        version = None
     # Where one of the two is given it stands for both.
     return Offer(
         id=one.id or one.name,
         name=one.name or one.id,
         said=one.version,
-        version=version,
         description=one.description,
     )
 

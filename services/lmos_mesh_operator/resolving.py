@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 from lmos_mesh.indices import folded
 from lmos_mesh.resources import (
@@ -27,14 +28,12 @@ class Offer:
     """A capability of a candidate.
 
     Attributes:
-        said: Its version as it was written.
-        version: None where that is no version, so that no range admits it.
+        said: Its version as it was written; no range admits what is no version.
     """
 
     id: str
     name: str
     said: str
-    version: Version | None
     description: str = ""
 
 
@@ -178,25 +177,25 @@ def _provider(
     except BadVersion:
         return None
     fitting = [
-        (one, offer, offer.version)
+        (one, offer)
         for one in candidates
+        if place.admits(one)
         for offer in one.offers
-        if (offer.id in words or offer.name in words)
-        and offer.version is not None
-        and place.admits(one)
-        and admitted.admits(offer.version)
+        if (offer.id in words or offer.name in words) and _admits(wanted.version, offer.said)
     ]
     if not fitting:
         return None
+    # Of many candidates few differ in their version.
+    versions = [Version.parse(said) for said in {offer.said for _, offer in fitting}]
     if wanted.strategy == "HIGHEST":
-        best = max(version for _, _, version in fitting)
+        best = max(versions, key=_precedence)
     elif most_similar == "lowest":
-        best = min(version for _, _, version in fitting)
+        best = min(versions, key=_precedence)
     else:
-        best = _nearest((version for _, _, version in fitting), admitted)
+        best = _nearest(versions, admitted)
     # Whoever is there first: one that nobody has seen alive is worse than any that is.
     return min(
-        ((one, offer) for one, offer, version in fitting if version == best),
+        ((one, offer) for one, offer in fitting if _equal(offer.said, best)),
         key=lambda pair: (
             not pair[0].live,
             pair[0].name,
@@ -207,6 +206,22 @@ def _provider(
             pair[1].said,
         ),
     )
+
+
+def _precedence(version: Version) -> tuple[Any, ...]:
+    return version.precedence
+
+
+def _equal(said: str, version: Version) -> bool:
+    return Version.parse(said).precedence == version.precedence
+
+
+@lru_cache(maxsize=1 << 16)
+def _admits(wanted: str, said: str) -> bool:
+    try:
+        return Range.parse(wanted).admits(Version.parse(said))
+    except BadVersion:
+        return False
 
 
 def _nearest(versions: Iterable[Version], admitted: Range) -> Version:
@@ -315,11 +330,11 @@ def _faults(
     if offer.id not in words and offer.name not in words:
         said.append(f"it is called {offer.name or offer.id!r} there")
     try:
-        admitted = Range.parse(wanted.version)
+        Range.parse(wanted.version)
     except BadVersion as exc:
         said.append(str(exc))
     else:
-        if offer.version is None or not admitted.admits(offer.version):
+        if not _admits(wanted.version, offer.said):
             said.append(f"it offers version {offer.said}, not {wanted.version}")
     return said + place.faults(one)
 

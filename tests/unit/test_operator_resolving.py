@@ -26,7 +26,7 @@ TENANTS, CHANNELS, SUBSETS = ("acme", "other"), ("web", "ivr"), ("stable", "cana
 
 
 def offer(name: str, version: str) -> Offer:
-    return Offer(id=name, name=name, said=version, version=Version.parse(version))
+    return Offer(id=name, name=name, said=version)
 
 
 def agent(name: str, *offers: tuple[str, str], **more: Any) -> Candidate:
@@ -150,7 +150,7 @@ def test_no_tenants_and_no_channels_said_are_any():
 
 
 def test_a_capability_is_found_by_its_id_as_well_as_by_its_name():
-    both = Offer(id="vb-1", name="view-bill", said="1.0.0", version=Version.parse("1.0.0"))
+    both = Offer(id="vb-1", name="view-bill", said="1.0.0")
     fleet = [Candidate(name="a", subset="stable", host="h", offers=(both,))]
 
     assert resolve(channel({"id": "vb-1", "version": "*"}), fleet).resolved
