@@ -4,7 +4,7 @@ Pure. What a resource says by the mesh's own members is left out where they say 
 strict reader of LMOS's resources takes it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from lmos_mesh import subjects
@@ -56,11 +56,17 @@ def resource_body(resource: Resource) -> dict[str, Any]:
         if name not in ("metadata", "apiVersion", "kind")
     }
     body = {"apiVersion": said["apiVersion"], "kind": said["kind"], "metadata": metadata, **told}
-    if isinstance(resource, ChannelRouting):
-        for group in body["spec"]["capabilityGroups"]:
-            for one in group["capabilities"]:
-                one["name"] = one.get("name") or one["id"]
+    for one in _capabilities(body):
+        one["name"] = one.get("name") or one["id"]
     return body
+
+
+def _capabilities(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All that LMOS wants a name of; here an id will do."""
+    for group in body["spec"].get("capabilityGroups", ()):
+        yield from group["capabilities"]
+    yield from body["spec"].get("requiredCapabilities", ())
+    yield from body.get("status", {}).get("unresolvedRequiredCapabilities", ())
 
 
 def _labels(tenant: str, channel: str, subset: str, version: str) -> dict[str, str]:

@@ -35,8 +35,8 @@ from lmos_mesh_runtime.shadowing import Mirrorable, Shadows
 
 logger = logging.getLogger(__name__)
 
-_AGAIN_S = (0.02, 0.05, 0.1)
-"""Between decisions, while the router does not know yet what has just been applied."""
+_AGAIN_S = (0.02, 0.05, 0.1, 0.3)
+"""Between decisions, while not everybody knows yet what has just been applied."""
 _SHADOW_S = 60.0
 
 
@@ -201,7 +201,7 @@ class Carrier:
         """Who answers, and what that agent is asked for; None for nobody.
 
         What the router decides by and what this replica knows may differ for a moment: nobody is
-        asked who is not let through by both.
+        asked who is not let through by both. A channel that was closed just now is resolved soon.
 
         Raises:
             AgentNotFound: They go on to differ, or the agent has just left.
@@ -209,7 +209,10 @@ class Carrier:
         for wait_s in (*_AGAIN_S, None):
             decision = await self._decide(request, way, history)
             if decision.outcome != "routed":
-                return decision, None
+                if wait_s is None or not self._ways.is_awaited(way):
+                    return decision, None
+                await asyncio.sleep(wait_s)
+                continue
             key = ThingKey(way.tenant, decision.agent, decision.subset)
             entered = self._directory.membership.get(key)
             if entered is not None:

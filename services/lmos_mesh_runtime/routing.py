@@ -143,6 +143,14 @@ class Ways:
             return Capability(id=capability)
         return found if found is not None and found in allowed else None
 
+    def is_awaited(self, way: Way) -> bool:
+        """Whether a channel is so new that nobody has tried to resolve it yet."""
+        wiring = self.wiring(way)
+        if wiring is None or wiring.resolved:
+            return False
+        channel = self._index.channel_of(way.tenant, way.channel, way.subset)
+        return channel is not None and channel.status is None
+
     def settings(self, way: Way) -> Mapping[str, Any]:
         """What the channel says of its answers."""
         wiring = self.wiring(way)

@@ -286,6 +286,23 @@ async def test_a_channel_that_was_never_resolved_has_nobody(mesh: Mesh) -> None:
     assert channel in decided.reason
 
 
+async def test_a_turn_waits_a_moment_for_a_channel_that_was_closed_just_now(mesh: Mesh) -> None:
+    channel = new_name("way")
+    await put(mesh, channel_of(channel))
+
+    async def is_closed(mesh: Mesh) -> bool:
+        found = await mesh.bus.call(DECIDE, Decide(message="show my bill", channel=channel))
+        return found.outcome == "nobody"
+
+    await until(is_closed, mesh, within_s=SOON_S)
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(ask(mesh, "show my bill", channel))
+        await asyncio.sleep(0.05)
+        await put(mesh, routing_of(channel, {"billing": ["view_bill"]}))
+
+    assert asked.result().agent == "billing"
+
+
 async def test_where_nobody_is_sure_the_fallback_agent_answers(mesh: Mesh) -> None:
     channel = await closed(mesh, TWO, fallbackAgent="concierge", router={"threshold": 0.9})
 

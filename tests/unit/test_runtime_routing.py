@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Converse, Utterance
 from lmos_mesh.resource_index import ResourceIndex, key_of, value_of
-from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, Resource
+from lmos_mesh.resources import (
+    Channel,
+    ChannelRollout,
+    ChannelRouting,
+    ChannelStatus,
+    Resource,
+)
 from lmos_mesh.things import Capability, Thing
 from lmos_mesh.weights import Side
 from lmos_mesh.wiring import host_of
@@ -150,6 +156,17 @@ def test_only_what_is_wired_may_be_asked_for() -> None:
     silent = billing.model_copy(update={"supported_channels": ()})
     assert known.admitted(way, silent, BILLING, "view") is None
     assert "channel 'web'" in str(known.refused(way, "weather"))
+
+
+def test_a_channel_is_awaited_until_somebody_has_tried_to_resolve_it() -> None:
+    way = Way(tenant="acme", channel="web", subset="stable")
+    tried = channel("stable").model_copy(update={"status": ChannelStatus()})
+
+    assert ways(channel("stable")).is_awaited(way)
+    assert not ways(tried).is_awaited(way)
+    assert not ways(channel("stable"), routing()).is_awaited(way)
+    assert not ways(channel("canary")).is_awaited(way)
+    assert not ways().is_awaited(way)
 
 
 def test_on_an_open_channel_an_agent_that_changed_is_asked_for_what_it_can_do() -> None:
