@@ -13,7 +13,6 @@ from lmos_mesh.resources import (
     API_VERSION,
     CHANNEL_LABEL,
     KINDS,
-    Agent,
     Analysis,
     Canary,
     Channel,
@@ -26,6 +25,11 @@ from lmos_mesh.wrong_fields import wrong_fields
 
 _UNKNOWN = "Extra inputs are not permitted"
 _NO_TEXT = "must be a string"
+_LABEL_LENGTH = 253
+_VERSIONED: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "Agent": ("providedCapabilities", Version.parse),
+    "Channel": ("requiredCapabilities", Range.parse),
+}
 
 
 def resource_faults(value: Mapping[str, Any]) -> list[Fault]:
@@ -43,38 +47,36 @@ def read_resource(value: Mapping[str, Any]) -> tuple[Resource | None, list[Fault
     if model is None:
         known = ", ".join(KINDS)
         return None, [_fault("/kind", f"must be one of {known}, not {quoted(given)}")]
+    faults = list(_of_texts(value, kind=model.__name__))
     try:
         # What became of it is the operator's to say, and is not taken from anybody else.
         read = model.model_validate({**value, "status": None})
     except ValidationError as exc:
-        return None, [_told(one, value, model) for one in wrong_fields(exc, value)]
-    faults = [*_of_metadata(read), *_MEANING.get(model, _nothing)(read)]
+        return None, [*(_told(one, value, model) for one in wrong_fields(exc, value)), *faults]
+    faults += _MEANING.get(model, _nothing)(read)
     return (None if faults else read), faults
 
 
-def _of_metadata(read: Resource) -> Iterator[Fault]:
-    at = "/metadata/labels"
-    if isinstance(read, Channel) and not read.channel:
-        yield _fault(at, f"`{CHANNEL_LABEL}` is missing: which channel of the tenant this is")
-    for name, label in read.metadata.labels.items():
-        if len(label) > 253:
-            yield _fault(at + pointer(name), "must have at most 253 characters")
-
-
-def _of_agent(read: Resource) -> Iterator[Fault]:
-    assert isinstance(read, Agent)
-    for index, one in enumerate(read.spec.provided_capabilities):
-        yield from _unless(
-            Version.parse, one.version, pointer("spec", "providedCapabilities", index, "version")
-        )
-
-
-def _of_channel(read: Resource) -> Iterator[Fault]:
-    assert isinstance(read, Channel)
-    for index, one in enumerate(read.spec.required_capabilities):
-        yield from _unless(
-            Range.parse, one.version, pointer("spec", "requiredCapabilities", index, "version")
-        )
+def _of_texts(value: Mapping[str, Any], *, kind: str) -> Iterator[Fault]:
+    """What is wrong with texts that are there, whatever else is wrong."""
+    labels = _at(value, "/metadata/labels")
+    known = cast("Mapping[str, Any]", labels if isinstance(labels, Mapping) else {})
+    is_place = isinstance(value.get("metadata"), Mapping) and labels in (None, known)
+    if kind == Channel.__name__ and is_place and not known.get(CHANNEL_LABEL):
+        said = f"`{CHANNEL_LABEL}` is missing: which channel of the tenant this is"
+        yield _fault("/metadata/labels", said)
+    for name, label in known.items():
+        if isinstance(label, str) and len(label) > _LABEL_LENGTH:
+            at = pointer("metadata", "labels", name)
+            yield _fault(at, f"must have at most {_LABEL_LENGTH} characters")
+    if kind not in _VERSIONED:
+        return
+    member, parse = _VERSIONED[kind]
+    listed = _at(value, pointer("spec", member))
+    for index, one in enumerate(cast("list[Any]", listed) if isinstance(listed, list) else ()):
+        text = _at(one, "/version")
+        if isinstance(text, str):
+            yield from _unless(parse, text, pointer("spec", member, index, "version"))
 
 
 def _of_rollout(read: Resource) -> Iterator[Fault]:
@@ -127,9 +129,7 @@ def _nothing(read: Resource) -> Iterator[Fault]:
     return iter(())
 
 
-_MEANING: dict[type[Resource], Callable[[Resource], Iterator[Fault]]] = {
-    Agent: _of_agent,
-    Channel: _of_channel,
+_MEANING: Mapping[type[Resource], Callable[[Resource], Iterator[Fault]]] = {
     ChannelRollout: _of_rollout,
 }
 

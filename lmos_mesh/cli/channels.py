@@ -127,15 +127,21 @@ def overview_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
         return Text(_OPEN, "dim")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     spaces = {one["namespace"] for one in rows} != {"default"}
+    # What would be empty for all is left out.
+    more = [name for name in ("missing", "rollout") if any(one[name] for one in rows)]
     places = ("channel", "subset", *(["namespace"] if spaces else []), "traffic", "name")
     for name in (*places, "RESOLVE_STATUS"):
         table.add_column(name, no_wrap=True, justify="right" if name == "traffic" else "left")
-    for name in ("agents", "missing", "rollout"):
+    for name in ("agents", *more):
         table.add_column(name, overflow="fold")
     before = ""
     for one in rows:
         percent, rollout = one["percent"], one["rollout"]
         status = {"resolveStatus": one["resolved"], "pinned": one["pinned"]}
+        last = {
+            "missing": Text(one["missing"], "red"),
+            "rollout": Text(f"{rollout}: {one['phase']}" if rollout else ""),
+        }
         table.add_row(
             Text("" if one["channel"] == before else one["channel"], "bold"),
             one["subset"],
@@ -144,8 +150,7 @@ def overview_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
             one["name"],
             resolved_of({"status": status if one["resolved"] else None}),
             either(one["agents"], "nobody"),
-            Text(one["missing"], "red"),
-            f"{rollout}: {one['phase']}" if rollout else "",
+            *(last[name] for name in more),
         )
         before = one["channel"]
     return table

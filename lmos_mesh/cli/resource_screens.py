@@ -207,12 +207,13 @@ def _conditions(one: Raw) -> Iterator[RenderableType]:
     if conditions := status_of(one).get("conditions"):
         told = status_of(one).get("message")
         table = _table("condition", "", "since", "reason", "")
+        table.columns[2].no_wrap = True
         for each in conditions:
             message = each.get("message", "")
             table.add_row(
                 each["type"],
                 each["status"],
-                each.get("lastTransitionTime", ""),
+                each.get("lastTransitionTime", "")[:19],
                 each.get("reason", ""),
                 "" if message == told else message,
             )

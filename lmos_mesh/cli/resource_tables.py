@@ -100,14 +100,13 @@ def missing_of(one: Raw) -> str:
 
 
 def agents_of(routing: Raw | None) -> list[str]:
-    """Who answers on a channel, by its Routing."""
-    groups = (routing or {}).get("spec", {}).get("capabilityGroups") or ()
-    return [
-        each["name"]
-        if each.get("subset", DEFAULT_SUBSET) == DEFAULT_SUBSET
-        else f"{each['name']} ({each['subset']})"
-        for each in groups
-    ]
+    """Who answers on a channel, by its Routing; with their subset if it is not the channel's."""
+    if routing is None:
+        return []
+    groups: Sequence[Raw] = routing["spec"].get("capabilityGroups") or ()
+    usual = label_of(routing, SUBSET_LABEL)
+    named = ((one["name"], one.get("subset") or usual) for one in groups)
+    return [name if subset == usual else f"{name} ({subset})" for name, subset in named]
 
 
 def named(capability: Raw) -> str:

@@ -230,7 +230,9 @@ def test_tables_name_the_namespace_only_if_there_is_another_one() -> None:
 
 def test_a_pinned_channel_says_so_and_who_answers() -> None:
     one = channel(resolveStatus="RESOLVED", pinned=True)
-    around = Around(routings={("default", "web"): routing(subset="canary")})
+    other = routing()
+    other["spec"]["capabilityGroups"][0]["subset"] = "canary"
+    around = Around(routings={("default", "web"): other})
 
     assert "RESOLVED (pinned) shop (canary)" in shown(table_of("Channel", [one], around))
 

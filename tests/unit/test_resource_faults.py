@@ -136,15 +136,17 @@ def test_a_channel_says_which_one_it_is() -> None:
 
 def test_everything_is_told_at_once() -> None:
     value = channel(
-        requiredCapabilities=[{"version": 1}, {"name": "b"}, {"name": "c", "version": "1"}],
+        requiredCapabilities=[{"version": 1}, {"name": "b"}, {"name": "c", "version": "no 1"}],
         router={"method": "luck", "threshold": 2},
     )
-    value["metadata"]["labels"]["version"] = 1.0
+    value["metadata"]["labels"] = {"version": 1.0, "chanel": "web"}
 
     assert set(said(value)) == {
+        "/metadata/labels",
         "/metadata/labels/version",
         "/spec/requiredCapabilities/0/version",
         "/spec/requiredCapabilities/1/version",
+        "/spec/requiredCapabilities/2/version",
         "/spec/router/method",
         "/spec/router/threshold",
     }

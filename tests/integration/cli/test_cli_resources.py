@@ -317,7 +317,7 @@ def test_get_shows_what_one_wants_to_know_of_each_kind(put: Put, space: str, tol
     assert get(["all"], namespace=space) == 0
     shown = " ".join(told().split())
     assert f"web {space} web stable RESOLVED billing" in shown
-    assert f"web-next {space} web canary RESOLVED billing-next (canary)" in shown
+    assert f"web-next {space} web canary RESOLVED billing-next" in shown
     assert f"to-next {space} Paused 20 % 1/2 canary web → web-next" in shown
 
     assert get(["ch"], namespace=space, output="wide") == 0
@@ -362,7 +362,7 @@ def test_channels_shows_how_the_traffic_is_split(put: Put, space: str, told: Tol
     assert channels(namespace=space, as_json=True) == 0
     rows = {one["subset"]: one for one in json.loads(told())}
     assert (rows["stable"]["percent"], rows["canary"]["percent"]) == (80, 20)
-    assert rows["canary"]["agents"] == ["billing-next (canary)"]
+    assert rows["canary"]["agents"] == ["billing-next"]
     assert rows["stable"]["rollout"] == "to-next"
     assert channels(namespace=space) == 0
     assert "20 %" in told()
