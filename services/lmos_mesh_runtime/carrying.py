@@ -104,7 +104,7 @@ class Carrier:
             # Once the caller has been answered.
             asyncio.get_running_loop().call_soon(self._tell, call.tenant, report)
         mirrored = self._ways.mirrored(relay.way, f"{conversation}.{turn.turn}")
-        if mirrored is not None and self._may_repeat(relay):
+        if mirrored is not None and relay.repeatable:
             mirrorable = Mirrorable(
                 request=request,
                 way=relay.way,
@@ -116,14 +116,6 @@ class Carrier:
             )
             asyncio.get_running_loop().call_soon(self._shadows.mirror, mirrorable, mirrored)
         return answer, ended
-
-    def _may_repeat(self, relay: Relay) -> bool:
-        """Whether what was done for the user may be done once more."""
-        if relay.key is None:
-            return True
-        entered = self._directory.membership.get(relay.key)
-        known = entered.thing.capabilities if entered else ()
-        return all(one.idempotent for one in known if one.id == relay.capability)
 
     async def _answer(
         self,
@@ -152,7 +144,7 @@ class Carrier:
             )
             return self._shown(ended, conversation, decision, relay), ended
         relay.key = ThingKey(call.tenant, decision.agent, decision.subset)
-        relay.capability = capability.id
+        relay.capability, relay.repeatable = capability.id, capability.idempotent
         circumstances = circumstances_of(
             request,
             way,

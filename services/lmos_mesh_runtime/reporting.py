@@ -24,10 +24,14 @@ class Relay:
         first: When the first word came; None if none has.
         key: Who answers; None for nobody.
         capability: What that agent is asked for.
+        repeatable: Whether that may be done twice.
         anonymization: What the agent says stands for what in its answer; None if it says nothing.
     """
 
-    __slots__ = ("_clock", "_send", "anonymization", "began", "capability", "first", "key", "way")
+    __slots__ = (
+        *("_clock", "_send", "anonymization", "began", "capability", "first", "key"),
+        *("repeatable", "way"),
+    )
 
     def __init__(self, way: Way, send: Send, clock: Callable[[], float]) -> None:
         self.way = way
@@ -35,6 +39,7 @@ class Relay:
         self.first: float | None = None
         self.key: ThingKey | None = None
         self.capability = ""
+        self.repeatable = True
         self.anonymization: tuple[dict[str, Any], ...] | None = None
         self._send = send
         self._clock = clock

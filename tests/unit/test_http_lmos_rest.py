@@ -139,6 +139,16 @@ def test_a_reply_has_the_words_and_the_entities_unchanged():
     assert without == {"content": "Grüße\n", "anonymizationEntities": []}
 
 
+def test_entities_that_the_agent_changed_are_told_instead_even_if_none_are_left():
+    asked = request(user("x"), anonymizationEntities=ENTITIES)
+    other = ({"type": "name", "value": "Bob", "replacement": "N-2"},)
+    changed = Answer(answer="a", conversation="c", turn="t", anonymization=other)
+    gone = Answer(answer="a", conversation="c", turn="t", anonymization=())
+
+    assert json.loads(reply_body(asked, changed))["anonymizationEntities"] == list(other)
+    assert json.loads(reply_body(asked, gone))["anonymizationEntities"] == []
+
+
 @given(st.lists(st.text(), max_size=8))
 def test_whatever_the_words_are_the_events_carry_them_whole(words: list[str]):
     teller = LmosEvents(request(user("x")))
