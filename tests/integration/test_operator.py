@@ -16,6 +16,7 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
+from lmos_mesh.lease import LeaseKeeper
 from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
@@ -338,6 +339,52 @@ async def test_an_earlier_routing_is_put_back_until_it_is_released(mesh: Mesh):
         assert back.resource["spec"]["capabilityGroups"][0]["name"] == "billing"
         said = [one.summary for one in known.versions]
         assert said == ["billing: view-bill 1.0.0", "better: view-bill 1.5.0", said[0]]
+
+
+async def test_a_lost_bus_is_no_reason_to_call_a_channel_unresolved(fresh_nats: FrailServer):
+    mesh = NatsMesh(fresh_nats.url)
+    async with town(mesh) as (here, applied), mesh.bus() as beside:
+        await here.join("billing")
+        await here.die("billing")
+        served = (Served(name="billing", subset="stable", concurrency=1),)
+        lease = LeaseKeeper(beside, lambda: served)
+        await lease.begin()
+        await here.apply(channel("web"))
+        await seen(lambda: status(applied, "web").routing_revision > 0)
+
+        # Leases are kept in memory: for a moment nobody seems to be there.
+        await fresh_nats.kill()
+        await fresh_nats.start()
+        await here.bus.transport.wait_connected(timeout_s=SOON_S)
+        await here.apply(channel("late"))
+        await seen(lambda: status(applied, "late").resolve_status == "RESOLVED")
+
+        past = await ResourceStore(here.bus).history(ResourceKey("Channel", "default", "web"))
+        told = [one.resource.status for one in past if isinstance(one.resource, Channel)]
+        assert [one.resolve_status for one in told if one is not None] == ["RESOLVED"]
+
+
+async def test_an_operator_that_just_started_waits_for_agents_before_it_calls_them_lost(
+    memory_mesh: MemoryMesh,
+):
+    async with town(memory_mesh) as (here, applied):
+        await here.join("billing")
+        await here.apply(channel("web"))
+        await seen(lambda: status(applied, "web").routing_revision > 0)
+        written = applied.index.revision
+    async with memory_mesh.bus() as bus:
+        await Town(bus).die("billing")
+
+    async with town(memory_mesh) as (here, applied):
+        await here.apply(channel("other"))
+        await seen(lambda: status(applied, "other").message != "")
+        assert status(applied, "web").resolve_status == "RESOLVED"
+        await here.join("billing")
+        await seen(lambda: status(applied, "other").resolve_status == "RESOLVED")
+
+        kept = applied.index.kept(ResourceKey("Channel", "default", "web"))
+        assert kept is not None
+        assert kept.revision <= written
 
 
 # -- several --
