@@ -16,7 +16,6 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
-from lmos_mesh.lease import LeaseKeeper
 from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
@@ -343,21 +342,18 @@ async def test_an_earlier_routing_is_put_back_until_it_is_released(mesh: Mesh):
 
 async def test_a_lost_bus_is_no_reason_to_call_a_channel_unresolved(fresh_nats: FrailServer):
     mesh = NatsMesh(fresh_nats.url)
-    async with town(mesh) as (here, applied), mesh.bus() as beside:
+    async with town(mesh) as (here, applied):
         await here.join("billing")
-        await here.die("billing")
-        served = (Served(name="billing", subset="stable", concurrency=1),)
-        lease = LeaseKeeper(beside, lambda: served)
-        await lease.begin()
         await here.apply(channel("web"))
         await seen(lambda: status(applied, "web").routing_revision > 0)
 
-        # Leases are kept in memory: for a moment nobody seems to be there.
+        # Leases are kept in memory, so nobody seems to be there until they are written anew.
         await fresh_nats.kill()
         await fresh_nats.start()
         await here.bus.transport.wait_connected(timeout_s=SOON_S)
         await here.apply(channel("late"))
         await seen(lambda: status(applied, "late").resolve_status == "RESOLVED")
+        await here.join("billing")
 
         past = await ResourceStore(here.bus).history(ResourceKey("Channel", "default", "web"))
         told = [one.resource.status for one in past if isinstance(one.resource, Channel)]
