@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli import resources, router
+from lmos_mesh.cli import resources, router, steering
 from lmos_mesh.cli.options import Json, Mesh
 from lmos_mesh.cli.screen import fail
-from lmos_mesh.errors import MeshError, SettingsError
+from lmos_mesh.errors import MeshError
 
 app = typer.Typer(
     name="lmos",
@@ -27,15 +27,6 @@ app = typer.Typer(
 models_app = typer.Typer(
     help="The embedding model that the router uses.", invoke_without_command=True
 )
-
-
-class DescriptionForm(StrEnum):
-    """In which form a Thing is printed."""
-
-    description = "description"
-    card = "card"
-    capabilities = "capabilities"
-    agent_json = "agent-json"
 
 
 class FindOrder(StrEnum):
@@ -243,60 +234,6 @@ def agents(
 
 
 @app.command(rich_help_panel=LOOK)
-def describe(
-    name: Annotated[
-        str,
-        typer.Argument(help="Name of an agent, the id of any Thing, or KIND/NAME of a resource."),
-    ],
-    second: Annotated[
-        str | None,
-        typer.Argument(metavar="[NAME]", help="Of a resource, if its kind comes first."),
-    ] = None,
-    subset: Annotated[str, typer.Option(help="Release line of a Thing.")] = "stable",
-    revision: Annotated[
-        int | None, typer.Option(help="As it was at this revision.", show_default=False)
-    ] = None,
-    form: Annotated[
-        DescriptionForm, typer.Option("--as", help="In which form others know it.")
-    ] = DescriptionForm.description,
-    versions: Annotated[
-        bool, typer.Option("--history", help="The versions that are kept, instead.")
-    ] = False,
-    namespace: resources.Namespace = None,
-    tenant: resources.Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Print a Thing's Description, or all there is to say of a resource."""
-    from lmos_mesh.cli.resource_calls import resource_target
-
-    if target := resource_target(name, second):
-        from lmos_mesh.cli.channels import describe_resource
-
-        sys.exit(
-            describe_resource(
-                target,
-                revision=revision,
-                versions=versions,
-                namespace=namespace,
-                tenant=tenant,
-                as_json=as_json,
-                mesh=mesh,
-            )
-        )
-    if namespace or tenant:
-        raise SettingsError(
-            "--namespace and --tenant are for resources", hint="for Things, set LMOS_TENANT"
-        )
-    from lmos_mesh.cli.agents import describe as command
-    from lmos_mesh.cli.agents import history
-
-    if versions:
-        sys.exit(history(name, subset=subset, as_json=as_json, mesh=mesh))
-    sys.exit(command(name, subset=subset, revision=revision, form=form.value, mesh=mesh))
-
-
-@app.command(rich_help_panel=LOOK)
 def find(
     text: Annotated[
         str | None, typer.Argument(help='What it should be able to do: "refund a customer".')
@@ -384,19 +321,6 @@ def events(
 
 
 @app.command(rich_help_panel=LOOK)
-def validate(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
-    ],
-    as_json: Json = False,
-) -> None:
-    """Say whether resources and Descriptions are valid, with every fault and its line."""
-    from lmos_mesh.cli.validate import validate as command
-
-    sys.exit(command(files, as_json=as_json))
-
-
-@app.command(rich_help_panel=LOOK)
 def logs(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]…", help="Of these processes only.")
@@ -447,6 +371,8 @@ def install(
 app.add_typer(models_app, name="models", rich_help_panel=START)
 app.command(rich_help_panel=LOOK)(router.route)
 app.add_typer(router.app, name="router", rich_help_panel=LOOK)
+for _command in (resources.describe, resources.validate):
+    app.command(rich_help_panel=LOOK)(_command)
 for _command in (
     resources.apply,
     resources.get,
@@ -456,7 +382,7 @@ for _command in (
     resources.crds,
 ):
     app.command(rich_help_panel=STEER)(_command)
-app.add_typer(resources.rollout_app, name="rollout", rich_help_panel=STEER)
+app.add_typer(steering.app, name="rollout", rich_help_panel=STEER)
 
 
 @app.command(rich_help_panel=LOOK)

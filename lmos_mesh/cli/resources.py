@@ -1,4 +1,4 @@
-"""The commands about resources: channels, rollouts, and agents that were declared."""
+"""The commands about what people write: resources, and Descriptions."""
 
 import sys
 from enum import StrEnum
@@ -7,17 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli.options import Json, Mesh
+from lmos_mesh.cli.options import Json, Mesh, Namespace, Tenant
+from lmos_mesh.errors import SettingsError
 
-rollout_app = typer.Typer(
-    help="Move a channel's traffic to another release line, and back.", no_args_is_help=True
-)
-
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="Where they are kept.", show_default=False),
-]
-Tenant = Annotated[str | None, typer.Option(help="Whose they are.", show_default=False)]
 Files = Annotated[
     list[str] | None,
     typer.Option("--filename", "-f", metavar="FILE", help="A file or folder; - is standard input."),
@@ -25,9 +17,15 @@ Files = Annotated[
 Words = Annotated[
     list[str], typer.Argument(metavar="KIND [NAME…]", help="channels, ch NAME, channel/NAME, …")
 ]
-Which = Annotated[str, typer.Argument(help="A rollout, or channel/NAME of one of its Channels.")]
-OfChannel = Annotated[str, typer.Argument(help="A Channel.")]
-Reason = Annotated[str, typer.Option(help="Kept in the audit.")]
+
+
+class DescriptionForm(StrEnum):
+    """In which form a Thing is printed."""
+
+    description = "description"
+    card = "card"
+    capabilities = "capabilities"
+    agent_json = "agent-json"
 
 
 class Output(StrEnum):
@@ -203,174 +201,66 @@ def crds(
     sys.exit(command(kinds or [], schemas=schemas, as_json=as_json, into=into))
 
 
-@rollout_app.command("status")
-def status(
-    name: Which,
-    watch: Annotated[
-        bool,
-        typer.Option("--watch", "-w", help="Until it has ended; exit with 1 unless promoted."),
-    ] = False,
-    timeout: Annotated[
-        str | None, typer.Option(help="For how long, e.g. 10m.", show_default=False)
-    ] = None,
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Show where a rollout is, and what was measured."""
-    from lmos_mesh.cli.rollout import status as command
-
-    sys.exit(
-        command(
-            name,
-            watch=watch,
-            timeout=timeout,
-            namespace=namespace,
-            tenant=tenant,
-            as_json=as_json,
-            mesh=mesh,
-        )
-    )
-
-
-@rollout_app.command("promote")
-def promote(
-    name: Which,
-    full: Annotated[bool, typer.Option("--full", help="All traffic at once.")] = False,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Go on to the next step, or to the end."""
-    action = "promote_fully" if full else "promote"
-    _steer(name, action, reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@rollout_app.command("pause")
-def pause(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Stay at this step, whatever is measured."""
-    _steer(name, "pause", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@rollout_app.command("resume")
-def resume(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Go on after a pause."""
-    _steer(name, "resume", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@rollout_app.command("abort")
-def abort(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Move all traffic back to stable, at once."""
-    _steer(name, "abort", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@rollout_app.command("restart")
-def restart(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Begin again at the first step."""
-    _steer(name, "restart", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@rollout_app.command("history")
-def history(
+def describe(
     name: Annotated[
-        str, typer.Argument(help="channel/NAME for its Routings, NAME for a rollout's states.")
+        str,
+        typer.Argument(help="Name of an agent, the id of any Thing, or KIND/NAME of a resource."),
     ],
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Show earlier Routings of a Channel, or what a rollout went through."""
-    from lmos_mesh.cli.rollout import history as command
-
-    sys.exit(command(name, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh))
-
-
-@rollout_app.command("undo")
-def undo(
-    name: OfChannel,
-    revision: Annotated[
-        int | None,
-        typer.Option("--to-revision", min=1, help="Else the one before.", show_default=False),
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Of a resource, if its kind comes first."),
     ] = None,
+    subset: Annotated[str, typer.Option(help="Release line of a Thing.")] = "stable",
+    revision: Annotated[
+        int | None, typer.Option(help="As it was at this revision.", show_default=False)
+    ] = None,
+    form: Annotated[
+        DescriptionForm, typer.Option("--as", help="In which form others know it.")
+    ] = DescriptionForm.description,
+    versions: Annotated[
+        bool, typer.Option("--history", help="The versions that are kept, instead.")
+    ] = False,
     namespace: Namespace = None,
     tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
-    """Put an earlier Routing of a Channel back, and keep it until it is released."""
-    from lmos_mesh.cli.rollout import restore as command
+    """Print a Thing's Description, or all there is to say of a resource."""
+    from lmos_mesh.cli.resource_calls import resource_target
 
-    sys.exit(
-        command(name, revision, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-    )
+    if target := resource_target(name, second):
+        from lmos_mesh.cli.channels import describe_resource
 
-
-@rollout_app.command("release")
-def release(
-    name: OfChannel,
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Let a Channel follow its agents again after an undo."""
-    from lmos_mesh.cli.rollout import restore as command
-
-    sys.exit(command(name, 0, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh))
-
-
-def _steer(
-    name: str,
-    action: str,
-    reason: str,
-    *,
-    namespace: str | None,
-    tenant: str | None,
-    as_json: bool,
-    mesh: str | None,
-) -> None:
-    from lmos_mesh.cli.rollout import steer as command
-
-    sys.exit(
-        command(
-            name,
-            action,
-            reason=reason,
-            namespace=namespace,
-            tenant=tenant,
-            as_json=as_json,
-            mesh=mesh,
+        sys.exit(
+            describe_resource(
+                target,
+                revision=revision,
+                versions=versions,
+                namespace=namespace,
+                tenant=tenant,
+                as_json=as_json,
+                mesh=mesh,
+            )
         )
-    )
+    if namespace or tenant:
+        raise SettingsError(
+            "--namespace and --tenant are for resources", hint="for Things, set LMOS_TENANT"
+        )
+    from lmos_mesh.cli.agents import describe as command
+    from lmos_mesh.cli.agents import history
+
+    if versions:
+        sys.exit(history(name, subset=subset, as_json=as_json, mesh=mesh))
+    sys.exit(command(name, subset=subset, revision=revision, form=form.value, mesh=mesh))
+
+
+def validate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say whether resources and Descriptions are valid, with every fault and its line."""
+    from lmos_mesh.cli.validate import validate as command
+
+    sys.exit(command(files, as_json=as_json))
