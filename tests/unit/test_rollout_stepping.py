@@ -432,6 +432,15 @@ def test_looks_are_due_through_the_step_and_at_its_end() -> None:
     assert story.status.looks == 0
 
 
+def test_a_short_step_is_looked_at_when_it_ends() -> None:
+    steps = [{"weight": 5, "holdSeconds": 4}, {"weight": 25}]
+    story = Story(rollout(canary={"steps": steps, "analysis": {"windowSeconds": 60}})).wait()
+
+    due = [second for second in range(9) if look_due(story.rollout, now=story.now + second)]
+
+    assert due == [4, 5, 6, 7, 8]
+
+
 # -- whatever becomes of it --
 
 
