@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey
-from lmos_mesh.resources import Agent, Channel, ChannelRouting
+from lmos_mesh.resources import Agent, Channel, ChannelRouting, ChannelSpec
 from lmos_mesh.things import Thing
 from lmos_mesh_operator.fleet import Fleet, Touched
 from lmos_mesh_operator.reconcile import (
@@ -38,6 +38,8 @@ class Planner:
         self.resolved: set[ResourceKey] = set()
         self._index = index
         self._most_similar: MostSimilar = most_similar
+        self._resolutions: dict[ResourceKey, Resolution] = {}
+        self._known: dict[ResourceKey, tuple[ChannelSpec, dict[str, str]]] = {}
         self._required: dict[ResourceKey, frozenset[str]] = {}
         self._requiring: dict[str, set[ResourceKey]] = {}
         self._falls_back: dict[ResourceKey, str] = {}
@@ -62,7 +64,8 @@ class Planner:
         return set()
 
     def everything(self) -> set[ResourceKey]:
-        """All that may need something."""
+        """All that may need something, to be looked at anew."""
+        self._resolutions.clear()
         of_routings = {key_of_channel(key) for key in self._index.keys(ChannelRouting.__name__)}
         return {
             *self._index.keys(Channel.__name__),
@@ -100,7 +103,9 @@ class Planner:
                 continue
             routing = self._index.kept(key_of_routing(key))
             if kept is not None and isinstance(kept.resource, Channel):
-                resolution = self.resolution(kept.resource)
+                resolution = self._resolutions.get(key)
+                if resolution is None:
+                    resolution = self._resolutions[key] = self.resolution(kept.resource)
                 if resolution.resolved:
                     self.resolved.add(key)
                 found += reconcile(kept, resolution, routing, now=now)
@@ -114,7 +119,10 @@ class Planner:
         found: set[ResourceKey] = set(self._falling_back.get(touched.name, _NOBODY))
         for word in touched.words:
             found |= self._requiring.get(word, _NOBODY)
-        return {key for key in found if self._concerns(touched, key)}
+        concerned = {key for key in found if self._concerns(touched, key)}
+        for key in concerned:
+            self._resolutions.pop(key, None)
+        return concerned
 
     def _concerns(self, touched: Touched, key: ResourceKey) -> bool:
         if touched.namespace not in (None, key.namespace):
@@ -128,7 +136,13 @@ class Planner:
         channel = self._index.get(Channel, key.namespace, key.name)
         required: frozenset[str] = frozenset()
         fallback = ""
-        if channel is not None:
+        said = (channel.spec, channel.metadata.labels) if channel is not None else None
+        if said is not None and said == self._known.get(key):
+            return  # its status was written, which changes nothing
+        self._resolutions.pop(key, None)
+        self._known.pop(key, None)
+        if channel is not None and said is not None:
+            self._known[key] = said
             wanted = channel.spec.required_capabilities
             required = frozenset(term(word) for one in wanted for word in words_of(one))
             fallback = channel.spec.fallback_agent or ""

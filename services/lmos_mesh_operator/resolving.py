@@ -186,16 +186,18 @@ def _provider(
     if not fitting:
         return None
     # Of many candidates few differ in their version.
-    versions = [Version.parse(said) for said in {offer.said for _, offer in fitting}]
+    known = {offer.said for _, offer in fitting}
+    versions = [Version.parse(said) for said in known]
     if wanted.strategy == "HIGHEST":
         best = max(versions, key=_precedence)
     elif most_similar == "lowest":
         best = min(versions, key=_precedence)
     else:
         best = _nearest(versions, admitted)
+    best_said = {one for one in known if Version.parse(one).precedence == best.precedence}
     # Whoever is there first: one that nobody has seen alive is worse than any that is.
     return min(
-        ((one, offer) for one, offer in fitting if _equal(offer.said, best)),
+        ((one, offer) for one, offer in fitting if offer.said in best_said),
         key=lambda pair: (
             not pair[0].live,
             pair[0].name,
@@ -210,10 +212,6 @@ def _provider(
 
 def _precedence(version: Version) -> tuple[Any, ...]:
     return version.precedence
-
-
-def _equal(said: str, version: Version) -> bool:
-    return Version.parse(said).precedence == version.precedence
 
 
 @lru_cache(maxsize=1 << 16)
