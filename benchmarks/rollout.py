@@ -235,11 +235,11 @@ def aims_of(watches: Mapping[str, Watch], window_s: float, rate: float) -> list[
                     unit="s",
                 )
             )
-        seconds = watch.turns[-1].at - watch.turns[0].at if watch.turns else math.nan
+        until = ended["at"] if ended else math.nan
         aims.append(
             Aim(
-                said=f"{case.said}: turns a second",
-                measured=spread([len(watch.turns) / seconds]),
+                said=f"{case.said}: turns a second until then",
+                measured=spread([sum(0 <= one.at < until for one in watch.turns) / until]),
                 limit=0.95 * rate,
                 at_least=True,
             )
