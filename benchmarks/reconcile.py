@@ -6,13 +6,14 @@ Work: channels of twenty tenants, each of three capabilities with a range; agent
 capabilities each, a tenth of them shared by all tenants. "Crowded": everybody requires and offers
 the same three, so that every change may touch every channel of the tenant.
 
-What is decided is measured by itself: what is in memory, without a bus. Then a real operator on a
-plain nats-server: until every Routing and status is written, and from an agent's lease to the
-Routing that names it, heard by a third process.
+What is decided is measured by itself, in CPU time: in memory, without a bus. Then a real operator
+on a plain nats-server: until every Routing and status is written, and from an agent's lease to the
+Routing that names it, heard on another connection.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import time
@@ -41,7 +42,7 @@ from lmos_mesh_operator.reconcile import DropRouting, PutRouting
 
 SIZE = 1_000
 QUICK = 100
-CHANGES = 200
+CHANGES = 100
 TENANTS = 20
 NOW = "2026-01-01T00:00:00.000Z"
 GIVE_UP_S = 120.0
@@ -58,8 +59,9 @@ def channels(count: int, *, crowded: bool) -> list[Channel]:
                 },
                 "spec": {
                     "requiredCapabilities": [
-                        {"id": f"k{(number + step) % kinds}", "version": "^1.0"}
-                        for step in range(3)
+                        # What agents of the same tenant offer.
+                        {"id": f"k{(other % count) // 10 % kinds}", "version": "^1.0"}
+                        for other in (number, number + TENANTS, number + 2 * TENANTS)
                     ]
                 },
             }
@@ -104,12 +106,12 @@ class InMemory:
         return self.planner.resource_changed(key_of(resource))
 
     def settle(self, due: set[ResourceKey]) -> float:
-        """Seconds of deciding until nothing is left to do; the writes are not counted."""
+        """CPU seconds of deciding until nothing is left to do; the writes are not counted."""
         spent_s = 0.0
         while True:
-            began = time.perf_counter()
+            began = time.thread_time()
             actions = self.planner.plan(due, now=NOW)
-            spent_s += time.perf_counter() - began
+            spent_s += time.thread_time() - began
             if not actions:
                 return spent_s
             due = set()
@@ -124,11 +126,11 @@ class InMemory:
                     )
 
     def change_one(self, number: int) -> tuple[float, int]:
-        """An agent comes in a higher version: seconds of deciding, and the channels looked at."""
+        """An agent comes in a higher version: CPU seconds of deciding, and what is looked at."""
         one = agent(number, self.kinds, version=f"1.{60 + number}.0")
-        began = time.perf_counter()
+        began = time.thread_time()
         due = self.planner.thing_changed(_key(one), one, 1)
-        spent_s = time.perf_counter() - began
+        spent_s = time.thread_time() - began
         return spent_s + self.settle(due), len(due)
 
 
@@ -139,9 +141,10 @@ def _key(one: Thing) -> ThingKey:
 def decide(count: int, changes: int, *, crowded: bool) -> dict[str, Any]:
     memory = InMemory(count, crowded=crowded)
     first_s = memory.settle(memory.planner.everything())
-    began = time.perf_counter()
+    gc.freeze()  # as the operator does
+    began = time.thread_time()
     assert not memory.planner.plan(memory.planner.everything(), now=NOW)
-    again_s = time.perf_counter() - began
+    again_s = time.thread_time() - began
     chance = random.Random(1)
     changed = [memory.change_one(chance.randrange(count)) for _ in range(changes)]
     resolved = sum(
@@ -167,12 +170,15 @@ async def write(url: str, count: int, changes: int) -> dict[str, Any]:
             operator, ready = Operator(OperatorSettings()), asyncio.Event()
             began = time.perf_counter()
             running = tasks.create_task(operator.run(bus, ready.set))
+            await ready.wait()
+            read_s, cpu_began = time.perf_counter() - began, time.process_time()
             await _until(lambda: _all_resolved(applied, count))
             all_s = time.perf_counter() - began
+            cpu_s = time.process_time() - cpu_began
             joined = [await _join_one(writer, applied, number) for number in range(changes)]
             await operator.leave()
             running.cancel()
-    return {"all_s": all_s, "joined_s": sorted(joined)}
+    return {"read_s": read_s, "all_s": all_s, "cpu_s": cpu_s, "joined_s": sorted(joined)}
 
 
 @asynccontextmanager
@@ -264,12 +270,12 @@ def main() -> None:
 
     decided = {
         "spread out": decide(count, changes, crowded=False),
-        "crowded": decide(count, changes // 10, crowded=True),
+        "crowded": decide(count, 3, crowded=True),
     }
     with nats_server(jetstream=True) as running:
         written = uvloop.run(write(running.said["url"], count, min(changes, 50)))
 
-    print(f"{count:,} channels, {count:,} agents; decided, in ms")
+    print(f"{count:,} channels, {count:,} agents; decided, in ms of CPU")
     heads = ["", "first", "again", "one change p50", "p99", "most channels touched", "resolved"]
     rows = [
         [
@@ -286,27 +292,28 @@ def main() -> None:
     print(table(heads, rows))
     joined_ms = [one * 1e3 for one in written["joined_s"]]
     print(
-        f"\nwith a real operator: all written and heard {written['all_s']:.2f} s after it was "
-        f"started; an agent's lease to its Routing {percentile(joined_ms, 0.5):.1f} ms p50, "
+        f"\nwith a real operator: all read after {written['read_s']:.2f} s, all written and heard "
+        f"after {written['all_s']:.2f} s ({written['cpu_s']:.2f} s of CPU, two views included);\n"
+        f"an agent's lease to its Routing {percentile(joined_ms, 0.5):.1f} ms p50, "
         f"{percentile(joined_ms, 0.99):.1f} ms p99"
     )
     spread_out = decided["spread out"]
     aims = show_aims(
         [
             Aim(
-                said="full reconcile, decided",
+                said="full reconcile, decided (CPU)",
                 measured=spread([spread_out["first_s"]]),
                 limit=2.0,
                 unit="s",
             ),
             Aim(
                 said="full reconcile, written",
-                measured=spread([written["all_s"]]),
+                measured=spread([written["all_s"] - written["read_s"]]),
                 limit=2.0,
                 unit="s",
             ),
             Aim(
-                said="one agent's change, decided, p99",
+                said="one agent's change, decided, p99 (CPU)",
                 measured=spread([percentile(spread_out["change_s"], 0.99) * 1e3]),
                 limit=50.0,
                 unit="ms",

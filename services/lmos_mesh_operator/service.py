@@ -1,6 +1,7 @@
 """The operator on the bus: keeps what people apply, and makes the mesh match it."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -69,6 +70,8 @@ class Operator:
         applied.on_change(self._on_resources)
         await self._directory.follow()
         await applied.follow()
+        # What was read stays; to look through it for garbage takes 100 ms, again and again.
+        gc.freeze()
         await audit.prepare(bus)
         routes = [*keeping.routes(), route(STEER_ROLLOUT, rollouts.steer)]
         await bus.serve("operator", routes)
