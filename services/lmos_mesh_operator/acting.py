@@ -29,6 +29,7 @@ _AT_A_TIME = 100
 _WRITERS = 16
 _KNOWN_S = 2.0
 _RETRY_S = 0.25
+_RETRY_LATE_S = 5.0
 # A whole mesh that starts: agents come a little later than the operator.
 _PATIENCE_S = 5.0
 
@@ -104,7 +105,7 @@ class Acting:
                 self._again(action)
             except MeshError as exc:
                 logger.warning("cannot write %s, trying again: %s", action.key, exc)
-                self._again(action)
+                self._again(action, after_s=_RETRY_S if exc.retryable else _RETRY_LATE_S)
             else:
                 self._tell(action, revision)
 
@@ -122,9 +123,9 @@ class Acting:
         loop.call_later(left_s + 0.01, self.look_at, [action.key])
         return True
 
-    def _again(self, action: Action) -> None:
+    def _again(self, action: Action, *, after_s: float = _RETRY_S) -> None:
         keys = self._planner.resource_changed(action.key)
-        asyncio.get_running_loop().call_later(_RETRY_S, self.look_at, keys)
+        asyncio.get_running_loop().call_later(after_s, self.look_at, keys)
 
     async def _write(self, action: Action) -> int:
         match action:
