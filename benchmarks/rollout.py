@@ -346,7 +346,7 @@ def draw_rates(axis: Any, case: Case, watch: Watch, end: float) -> None:
             if one["metric"] == "errors" and one["canary"] is not None:
                 axis.plot(event["at"], one["canary"], "^", color="tab:red", markersize=5)
                 axis.plot(event["at"], one["stable"], "o", color="tab:green", markersize=4)
-    axis.set_ylabel("% of turns failed (▲ canary, ● stable)")
+    axis.set_ylabel("% failed (▲ canary, ● stable)")
     axis.legend(fontsize="x-small")
 
 

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +85,7 @@ class Rollouts:
         self._changed = asyncio.Event()
         self._running: dict[ResourceKey, ChannelRollout] = {}
         self._led = False
+        self._failed = False
         applied.on_change(self._on_change)
 
     async def run(self) -> None:
@@ -93,8 +94,10 @@ class Rollouts:
         await turn_reports.prepare(self._bus)
         try:
             while True:
+                changed = self._changed.is_set() or self._failed
+                self._failed = False
                 self._changed.clear()
-                await self._act_if_leading()
+                await self._act_if_leading(changed=changed)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._tick_s):
                         await self._changed.wait()
@@ -143,32 +146,46 @@ class Rollouts:
         if any(key.kind in (_KIND, "Channel") for key in changed):
             self._changed.set()
 
-    async def _act_if_leading(self) -> None:
+    async def _act_if_leading(self, *, changed: bool) -> None:
         if not self._is_leader():
             if self._led:
                 self._led = False
                 self._running.clear()
                 await self._watching.stop()
             return
-        rollouts = self._applied.of_kind(ChannelRollout)
+        if changed or not self._led:
+            rollouts = self._applied.of_kind(ChannelRollout)
+        else:
+            # Time alone changes nothing of the others.
+            known = (self._applied.index.kept(key) for key in list(self._running))
+            rollouts = [one for one in map(_rollout_of, known) if one is not None]
         if not self._led:
             self._led = True
             self._running.clear()
             for rollout in rollouts:
                 await self._tell_again(rollout)
-        await self._note_deleted(rollouts)
+        await self._note_deleted()
+        for rollout in rollouts:
+            self._note(rollout)
         try:
             await self._watching.watch(watched_of(rollouts))
         except MeshError as exc:
             logger.warning("cannot follow turns, trying again: %s", exc)
         for rollout in rollouts:
-            try:
-                await self._step(rollout)
-            except Conflict:
-                # Somebody else wrote it first: what they wrote is what is stepped next.
-                continue
-            except MeshError as exc:
-                logger.warning("cannot step rollout %s, trying again: %s", name_of(rollout), exc)
+            await self._step_or_say(rollout)
+
+    async def _step_or_say(self, rollout: ChannelRollout) -> None:
+        """Step a rollout; what goes wrong with it stops no other, and is tried again."""
+        try:
+            await self._step(rollout)
+        except Conflict:
+            # Somebody else wrote it first: what they wrote is what is stepped next.
+            return
+        except MeshError as exc:
+            logger.warning("cannot step rollout %s, trying again: %s", name_of(rollout), exc)
+            self._failed = True
+        except Exception:
+            logger.exception("cannot step rollout %s", name_of(rollout))
 
     async def _step(self, rollout: ChannelRollout) -> None:
         """Everything that is due of a rollout."""
@@ -236,11 +253,7 @@ class Rollouts:
         rollout, status = done.rollout, done.rollout.status
         if status is None:
             return
-        key = key_of(rollout)
-        if status.phase in RUNNING:
-            self._running[key] = rollout
-        else:
-            self._running.pop(key, None)
+        self._note(rollout)
         if done.kind is None:
             return
         at = _told_at(status) or self._clock()
@@ -297,14 +310,18 @@ class Rollouts:
         if at is not None and self._clock() - at < TELL_AGAIN_S:
             kind = _kind_of(status)
             await self._tell(_Done(rollout=rollout, before=status, kind=kind, again=True))
-        elif status.phase in RUNNING:
-            self._running[key_of(rollout)] = rollout
 
-    async def _note_deleted(self, rollouts: Collection[ChannelRollout]) -> None:
+    def _note(self, rollout: ChannelRollout) -> None:
+        """Whether it runs, whoever began or ended it."""
+        if rollout.status is not None and rollout.status.phase in RUNNING:
+            self._running[key_of(rollout)] = rollout
+        else:
+            self._running.pop(key_of(rollout), None)
+
+    async def _note_deleted(self) -> None:
         """A rollout that is deleted while it runs leaves its conversations to stable."""
-        there = {key_of(one) for one in rollouts}
         for key, rollout in list(self._running.items()):
-            if key in there or rollout.status is None:
+            if self._applied.index.kept(key) is not None or rollout.status is None:
                 continue
             del self._running[key]
             ended = rollout.status.model_copy(

@@ -282,6 +282,8 @@ async def test_people_steer_through_any_operator(mesh: Mesh) -> None:
         with pytest.raises(Conflict):
             await steer("resume")
         assert (await steer("restart")).canary_weight == 10
+        # What another operator began the leader goes on with.
+        await stand.until_phase("Paused")
         asked = call("somebody-else")
         with pytest.raises(NotFound):
             await steer("abort")
