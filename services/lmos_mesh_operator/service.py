@@ -4,7 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lmos_mesh import audit
 from lmos_mesh.applied import Applied
@@ -24,6 +24,9 @@ from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import missing_in
 from lmos_mesh_operator.rollouts import Rollouts
 
+if TYPE_CHECKING:
+    from lmos_mesh_operator.kubernetes.mode import KubernetesMode
+
 # After a lost bus the leases of all are written anew, which takes as long as one is renewed.
 _SETTLING_S = 5.0
 
@@ -34,9 +37,19 @@ class OperatorSettings(Settings):
     Attributes:
         operator_most_similar: What the strategy `MOST_SIMILAR` takes: the version `nearest` to
             the one that the range names, or the `lowest`, as LMOS does.
+        operator_kubernetes: Whether resources are mirrored with the cluster that this process
+            runs in, or that `KUBECONFIG` names (docs/kubernetes.md).
+        operator_namespaces: Which namespaces of it, separated by commas; empty for all.
+        operator_home_namespace: Where agents of the mesh are shown; empty for our own namespace.
+        operator_capabilities_url: Where a Deployment labelled `lmos-agent` says what it can do;
+            empty for LMOS's place at its Service.
     """
 
     operator_most_similar: Literal["nearest", "lowest"] = "nearest"
+    operator_kubernetes: bool = False
+    operator_namespaces: str = ""
+    operator_home_namespace: str = ""
+    operator_capabilities_url: str = ""
 
 
 class Operator:
@@ -68,6 +81,7 @@ class Operator:
         bus.transport.on_reconnect(self._settle)
         self._directory.on_change(self._on_things)
         applied.on_change(self._on_resources)
+        mode = await self._kubernetes(bus, applied) if self._settings.operator_kubernetes else None
         await self._directory.follow()
         await applied.follow()
         # What was read stays; to look through it for garbage takes 100 ms, again and again.
@@ -86,6 +100,31 @@ class Operator:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.while_leading(self._acting.run))
             tasks.create_task(rollouts.run())
+            if mode is not None:
+                tasks.create_task(leadership.while_leading(mode.run))
+
+    async def _kubernetes(self, bus: Bus, applied: Applied) -> "KubernetesMode":
+        # Not before it is asked for: what it imports is large.
+        from lmos_mesh_operator.kubernetes.deployments import CAPABILITIES_URL
+        from lmos_mesh_operator.kubernetes.mode import KubernetesMode
+
+        settings = self._settings
+        leadership = self._leadership
+        assert leadership is not None
+        mode = KubernetesMode(
+            bus,
+            applied,
+            self._directory,
+            lambda: leadership.leading,
+            namespaces=[
+                one.strip() for one in settings.operator_namespaces.split(",") if one.strip()
+            ],
+            home=settings.operator_home_namespace,
+            template=settings.operator_capabilities_url or CAPABILITIES_URL,
+            clock=self._clock,
+        )
+        await mode.check()
+        return mode
 
     async def leave(self) -> None:
         """Let another replica lead at once."""
