@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from lmos_mesh import turn_reports
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.directory import Directory
@@ -32,6 +31,7 @@ from lmos_mesh_runtime.reporting import Outcome, Relay
 from lmos_mesh_runtime.routing import Way, Ways
 from lmos_mesh_runtime.settings import RuntimeSettings
 from lmos_mesh_runtime.shadowing import Mirrorable, Shadows
+from lmos_mesh_runtime.telling import Teller
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Carrier:
         self._directory = directory
         self._ways = ways
         self._clock = clock
+        self._teller = Teller(bus, clock=clock)
         self._asker = Asker(bus, directory.membership)
         directory.on_change(self._asker.lost)
         self._shadows = Shadows(
@@ -101,8 +102,7 @@ class Carrier:
             raise
         finally:
             report = relay.report(outcome, conversation=conversation, turn=turn.turn, error=code)
-            # Once the caller has been answered.
-            asyncio.get_running_loop().call_soon(self._tell, call.tenant, report)
+            self._tell(call.tenant, report)
         mirrored = self._ways.mirrored(relay.way, f"{conversation}.{turn.turn}")
         if mirrored is not None and relay.repeatable:
             mirrorable = Mirrorable(
@@ -265,10 +265,9 @@ class Carrier:
         )
 
     def _tell(self, tenant: str, report: TurnReport) -> None:
-        """Report a turn. What nobody can take now is of no use later."""
-        if not self._settings.runtime_reports:
-            return
-        try:
-            turn_reports.tell(self._bus, tenant, report, at=self._clock())
-        except MeshError as exc:
-            logger.warning("could not report a turn: %s", exc)
+        if self._settings.runtime_reports:
+            self._teller.tell(tenant, report)
+
+    def close(self) -> None:
+        """Tell what is yet to be told."""
+        self._teller.flush()

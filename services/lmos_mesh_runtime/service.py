@@ -96,7 +96,10 @@ class Runtime:
             ["converse", "conversation", "cancel", "forget"],
         )
         ready()
-        await run_forever()
+        try:
+            await run_forever()
+        finally:
+            self._carrier.close()
 
     # -- a turn --
 
