@@ -3,13 +3,13 @@
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic_core import to_jsonable_python
 
 from lmos_mesh.calls import Call
-from lmos_mesh.invocation import Circumstances
+from lmos_mesh.invocation import ANONYMIZATION, Circumstances
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import Utterance
 from lmos_mesh.presence import AgentEvent, Presence
@@ -57,6 +57,41 @@ class Context:
     def channel(self) -> str:
         """The way in; empty if unknown."""
         return self._circumstances.channel
+
+    @property
+    def channel_settings(self) -> Mapping[str, Any]:
+        """What the channel says of its answers: `answers: short`, `markup: none`, …."""
+        return self._circumstances.settings
+
+    @property
+    def subset(self) -> str:
+        """The release line that answers the conversation; empty if unknown."""
+        return self._circumstances.subset
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """What the caller says of the way in."""
+        return self._circumstances.parameters
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What the caller says of the user, besides the id."""
+        return self._circumstances.attributes
+
+    @property
+    def user_token(self) -> str | None:
+        """What may be shown to others in the user's name. Neither keep it nor log it."""
+        return self._circumstances.user_token
+
+    @property
+    def anonymization(self) -> Sequence[Mapping[str, Any]]:
+        """What stands for what in the message: objects of `type`, `value` and `replacement`."""
+        return self._circumstances.anonymization or ()
+
+    @property
+    def shadow(self) -> bool:
+        """Whether nobody will see the answer: what is done beside it must be left alone."""
+        return self._circumstances.shadow
 
     @property
     def history(self) -> Sequence[Utterance]:
@@ -111,6 +146,15 @@ class Context:
     async def status(self, **members: Any) -> None:
         """Tell the caller what is going on; not part of the answer."""
         await self._call.send("status", to_jsonable_python(members))
+
+    async def anonymize(self, entities: Iterable[Mapping[str, Any]]) -> None:
+        """Say what stands for what in the answer, where that is not what it is in the message.
+
+        Args:
+            entities: All of them, objects of `type`, `value` and `replacement`.
+        """
+        told = [dict(one) for one in entities]
+        await self.status(**{ANONYMIZATION: told})
 
     def say_from_thread(self, text: str) -> None:
         """`say` for plain functions."""

@@ -1,17 +1,12 @@
 """A process's own live view of the mesh, kept by the change feeds, without a consumer."""
 
-import asyncio
-import gc
 import json
-import logging
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
-from lmos_mesh.errors import MeshError
+from lmos_mesh.feed import Arrivals, Feed, Following
 from lmos_mesh.membership import (
     LEASE_FEED,
     LEASES,
@@ -22,12 +17,7 @@ from lmos_mesh.membership import (
     Membership,
     ThingKey,
 )
-from lmos_mesh.transport import Change, KeyValue, Packet, change_of
-
-logger = logging.getLogger(__name__)
-
-_RETRY_S = 0.5
-_AT_A_TIME = 100
+from lmos_mesh.transport import Change, Packet
 
 GOODBYE = "goodbye"
 DISCONNECTED = "disconnected"
@@ -66,63 +56,6 @@ class LeaseNews:
     ended: str = ""
 
 
-@contextmanager
-def _nothing_collected() -> Generator[None]:
-    """What is read stays: to look for garbage in it again and again takes as long as reading."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-class _Feed:
-    """One bucket's changes, checked for gaps: every change of the bucket is in its feed."""
-
-    def __init__(
-        self,
-        store: KeyValue,
-        apply: Callable[[Change, float], None],
-        keep: Callable[[Mapping[str, int]], None],
-    ) -> None:
-        self.store = store
-        self.apply = apply
-        self.keep = keep
-        self.last = 0
-        self.waiting: list[Change] | None = []
-
-    def on_packet(self, packet: Packet) -> bool:
-        """Take a change; False if one before it was lost."""
-        change = change_of(packet)
-        if self.waiting is not None:
-            self.waiting.append(change)
-            return True
-        whole = self.last == 0 or change.revision <= self.last + 1
-        self.last = max(self.last, change.revision)
-        self.apply(change, 0.0)
-        return whole
-
-    async def resync(self) -> None:
-        """Read everything; changes that come meanwhile are applied after it."""
-        if self.waiting is None:
-            self.waiting = []
-        entries = await self.store.entries()
-        self.keep({entry.key: entry.revision for entry in entries})
-        with _nothing_collected():
-            for number, entry in enumerate(entries):
-                told = Change(key=entry.key, value=entry.value, revision=entry.revision)
-                self.apply(told, entry.created)
-                if number % _AT_A_TIME == 0:
-                    # Thousands take seconds, and the server hangs up on who is silent for long.
-                    await asyncio.sleep(0)
-        waiting, self.waiting, self.last = self.waiting, None, 0
-        for change in waiting:
-            self.last = max(self.last, change.revision)
-            self.apply(change, 0.0)
-
-
 class Directory:
     """Follows the registry and the leases, and says which Things changed."""
 
@@ -133,21 +66,22 @@ class Directory:
         self._mourners: list[Callable[[str, str], None]] = []
         self._on_entry: Callable[[EntryNews], None] | None = None
         self._on_lease: Callable[[LeaseNews], None] | None = None
-        self._waiting: dict[ThingKey, list[tuple[int, asyncio.Future[None]]]] = {}
-        self._stale = asyncio.Event()
-        self._whole = False
+        self._arrivals = Arrivals[ThingKey]()
         self._began = False
-        self._true_at = 0.0
-        transport = bus.transport
-        self._registry = _Feed(transport.key_value(REGISTRY), self._apply_entry, self._keep_entries)
-        self._leases = _Feed(transport.key_value(LEASES), self._apply_lease, self._keep_leases)
+        open_bucket = bus.transport.key_value
+        self._following = Following(
+            bus,
+            (
+                Feed(open_bucket(REGISTRY), REGISTRY_FEED, self._apply_entry, self._keep_entries),
+                Feed(open_bucket(LEASES), LEASE_FEED, self._apply_lease, self._keep_leases),
+            ),
+            what="the registry",
+        )
 
     @property
     def as_of(self) -> float:
         """Until when this view is known to be true: now, or when it was last known to be whole."""
-        if self._whole and self._bus.transport.connected and not self._stale.is_set():
-            self._true_at = time.time()
-        return self._true_at
+        return self._following.as_of
 
     def on_change(self, listener: Callable[[list[ThingKey]], None]) -> None:
         """Have `listener` called with the Things that changed, joined, left or died."""
@@ -166,18 +100,11 @@ class Directory:
 
     async def follow(self) -> None:
         """Read what is there and follow the changes from then on."""
-        transport = self._bus.transport
-        for pattern, feed in ((REGISTRY_FEED, self._registry), (LEASE_FEED, self._leases)):
-            await transport.subscribe(
-                pattern, lambda packet, feed=feed: self._on_feed(feed, packet)
-            )
-        await transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
+        await self._bus.transport.subscribe(subjects.DISCONNECTS, self._on_disconnect)
         await self._bus.watch_losses()
         self._bus.on_loss(self._on_loss)
-        transport.on_reconnect(self._stale.set)
-        await self._resync()
+        await self._following.follow()
         self._began = True
-        self._bus.spawn(self._keep_whole(), name="directory")
 
     async def until_known(self, key: ThingKey, revision: int, *, within_s: float) -> bool:
         """Wait until a change of an entry, or a later one, is part of this view.
@@ -187,48 +114,11 @@ class Directory:
         """
         if self._known(key) >= revision or self.membership.revision >= revision:
             return True
-        known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append((revision, known))
-        try:
-            async with asyncio.timeout(within_s):
-                await known
-        except TimeoutError:
-            return False
-        finally:
-            waiting.remove((revision, known))
-            if not waiting:
-                self._waiting.pop(key, None)
-        return True
+        return await self._arrivals.until(key, revision, within_s=within_s)
 
     def _known(self, key: ThingKey) -> int:
         entered = self.membership.get(key)
         return entered.revision if entered else 0
-
-    async def _resync(self) -> None:
-        self._whole = False
-        await self._registry.resync()
-        await self._leases.resync()
-        self._whole = True
-
-    async def _keep_whole(self) -> None:
-        """Read everything again after a gap or a lost bus."""
-        while True:
-            await self._stale.wait()
-            self._stale.clear()
-            try:
-                await self._resync()
-            except MeshError as exc:
-                logger.warning("cannot read the registry, trying again: %s", exc)
-                self._stale.set()
-                await asyncio.sleep(_RETRY_S)
-
-    def _on_feed(self, feed: _Feed, packet: Packet) -> None:
-        if self._whole:
-            self._true_at = time.time()
-        if not feed.on_packet(packet):
-            logger.info("a change was lost; reading the registry again")
-            self._stale.set()
 
     def _apply_entry(self, change: Change, created: float) -> None:
         ids = subjects.ids_of(change.key)
@@ -238,9 +128,7 @@ class Directory:
             change.key, change.value, change.revision, created=created
         )
         if key is not None:
-            for revision, known in self._waiting.get(key, ()):
-                if change.revision >= revision and not known.done():
-                    known.set_result(None)
+            self._arrivals.tell(key, change.revision)
             if changed and self._on_entry is not None and self._began:
                 after = self.membership.get(key)
                 self._on_entry(

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from pydantic import Field
+
 from lmos_mesh import codec
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidMessage
@@ -16,6 +18,8 @@ from lmos_mesh.things import Capability
 
 CONTEXT = "lmos:context"
 MESSAGE = "message"
+ANONYMIZATION = "anonymization"
+"""The member of a status frame with which an agent says what stands for what in its answer."""
 
 _ASCII = 0x80
 
@@ -25,15 +29,30 @@ class Circumstances(Message):
 
     Attributes:
         message: The user's own words.
+        subset: The release line whose agents answer.
         history: Oldest first.
+        settings: What the channel says of its answers, e.g. `answers: short`.
+        parameters: What is known of the way in.
+        attributes: What is known of the user, besides the id.
+        user_token: What may be shown to others in the user's name.
+        anonymization: What stands for what in the message: objects with `type`, `value` and
+            `replacement`; None if the caller said nothing of it.
+        shadow: Whether nobody will see the answer, which is only compared with another one.
     """
 
     message: str = ""
     conversation: str = ""
     turn: str = ""
     channel: str = ""
+    subset: str = ""
     user: str = ""
     history: tuple[Utterance, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    parameters: dict[str, str] = Field(default_factory=dict[str, str])
+    attributes: dict[str, str] = Field(default_factory=dict[str, str])
+    user_token: str | None = Field(default=None, repr=False)
+    anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
+    shadow: bool = False
 
 
 def input_for(capability: Capability, message: str) -> dict[str, Any]:

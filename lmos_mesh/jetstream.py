@@ -549,7 +549,7 @@ def _log_config(log: Log) -> dict[str, Any]:
         "name": log.name,
         "subjects": list(log.subjects),
         "retention": "workqueue" if log.work else "limits",
-        "storage": "file",
+        "storage": "memory" if log.in_memory else "file",
         "num_replicas": log.replicas,
         "max_age": int(log.max_age_s * _NS),
         "duplicate_window": int(min(120, log.max_age_s or 120) * _NS),

@@ -423,7 +423,8 @@ class Decision(Message):
             first: one of them is sure, several ask back.
         parts: The requests of a message of several, in order.
         method: How it was decided in the end: `vector`, `llm`, `hybrid` where both agreed or one
-            overruled the other, `explicit`.
+            overruled the other, `explicit`; `fallback` where nobody was sure and the channel
+            names who answers then.
         reason: Why, in one sentence.
         encoder: What turned text into vectors; `hashing…` knows words, not meaning.
         used: What was asked of a language model; None if nothing was.
@@ -742,9 +743,19 @@ class Converse(Message):
     Attributes:
         conversation: Its id; the first message creates it. None for a new one.
         turn: Id of this turn; the same again gives the same answer. None for a new one.
+        subset: The release line; None for whatever a rollout of the channel gives this
+            conversation, which is `stable` without one.
         user: Who speaks.
-        agent: Ask this agent whatever the router thinks.
-        method: How to decide.
+        agent: Ask this agent, one of the channel's, whatever the router thinks.
+        method: How to decide; None for the channel's own way, as for the next two.
+        threshold: How sure the router must be, 0 to 1.
+        language: What to ask back in, e.g. `de`; by itself what the message is in.
+        attributes: What else is known of the user, for rollouts and agents: LMOS's `contextParams`
+            of `userContext`.
+        parameters: What the agents are told of the way in: those of `systemContext`.
+        user_token: What agents may show to others in the user's name; it is never kept.
+        anonymization: What stands for what in the message: LMOS's `anonymizationEntities`; never
+            kept.
         history: What was said before, for callers that keep it themselves; used with `store`
             false.
         store: Whether the conversation is kept.
@@ -756,10 +767,16 @@ class Converse(Message):
     conversation: Id | None = None
     turn: Id | None = None
     channel: str = DEFAULT_CHANNEL
-    subset: str = DEFAULT_SUBSET
+    subset: str | None = None
     user: str | None = None
     agent: str | None = None
     method: Method | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    language: str | None = Field(default=None, max_length=35)
+    attributes: dict[str, str] = Field(default_factory=dict[str, str])
+    parameters: dict[str, str] = Field(default_factory=dict[str, str])
+    user_token: str | None = Field(default=None, repr=False)
+    anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
     history: tuple[Utterance, ...] = ()
     store: bool = True
     restarts: bool = True
@@ -774,6 +791,8 @@ class Answer(Message):
         asked_back: No agent was convincing, so the answer names what the mesh could do.
         decision: Why this agent.
         attempts: How many instances were asked.
+        anonymization: What stands for what in the answer, where the agent says so; None for what
+            the message came with.
     """
 
     answer: str
@@ -786,6 +805,7 @@ class Answer(Message):
     asked_back: bool = False
     decision: Decision | None = None
     attempts: int = 1
+    anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
 
 
 class GetConversation(Message):
@@ -857,3 +877,240 @@ CONVERSE = Endpoint("runtime", "converse", Converse, Answer)
 GET_CONVERSATION = Endpoint("runtime", "conversation", GetConversation, Conversation)
 CANCEL_TURN = Endpoint("runtime", "cancel", CancelTurn, TurnCancelled)
 FORGET_CONVERSATION = Endpoint("runtime", "forget", ForgetConversation, ConversationForgotten)
+
+
+class TurnReport(Message):
+    """How a turn went: the data of the event `turn_ended` of the runtime. No text of anybody.
+
+    Attributes:
+        subset: Release line of the Channel whose Routing was used.
+        agent: Who answered; empty when the mesh asked back. Several: joined by commas.
+        outcome: `asked_back` is an abstention.
+        error: Code of what failed.
+        first_s: Seconds to the first word; None if none came.
+        total_s: Seconds to the last.
+        handovers: How often one agent handed over to another.
+        shadow: Whether the answer was only compared, and nobody has seen it.
+        same: Of a shadow: whether it is the answer that the user got; None if one has failed.
+        rollout: The rollout that chose the subset; empty if none did.
+    """
+
+    conversation: str
+    turn: str
+    channel: str
+    subset: str = DEFAULT_SUBSET
+    agent: str = ""
+    capability: str = ""
+    outcome: Literal["answered", "asked_back", "failed", "cancelled"]
+    error: str = ""
+    first_s: float | None = None
+    total_s: float = 0.0
+    handovers: int = 0
+    shadow: bool = False
+    same: bool | None = None
+    rollout: str = ""
+
+
+# -- what people apply: channels, rollouts, agents --
+
+
+class ApplyResource(Message):
+    """Keep a resource of `lmos.eclipse/v1`; the tenant that asks must be the resource's own.
+
+    Attributes:
+        resource: As in its YAML. Its `status` is left out of account.
+        revision: The revision that it replaces, 0 for none; a stale one is refused. None for
+            whatever is there.
+        dry_run: Whether to check it only, and say what would be changed.
+    """
+
+    resource: dict[str, Any]
+    revision: int | None = Field(default=None, ge=0)
+    dry_run: bool = False
+
+
+class ResourceApplied(Message):
+    """The resource is kept, or would be.
+
+    Attributes:
+        what: What became of it.
+        before: As it was; None if it is new.
+        after: As it is.
+        notes: What was filled in, and what whoever applies should know.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    what: Literal["created", "configured", "unchanged"]
+    revision: int
+    before: dict[str, Any] | None = None
+    after: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class GetResource(Message):
+    """One resource.
+
+    Attributes:
+        kind: Its kind, plural or short name: `Channel`, `channels`, `ch`.
+        revision: As it was then; None for what stands now.
+    """
+
+    kind: str
+    name: Id
+    namespace: Id = "default"
+    revision: int | None = None
+
+
+class FoundResource(Message):
+    """A resource as it is kept."""
+
+    resource: dict[str, Any]
+    revision: int
+
+
+class ListResources(Message):
+    """Which resources fit; every given condition must hold.
+
+    Attributes:
+        kind: Kind, plural or short name; None for all.
+        namespace: None for all.
+        labels: What the labels must be; a missing `subset` counts as `stable`.
+    """
+
+    kind: str | None = None
+    namespace: Id | None = None
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    offset: int = Field(default=0, ge=0)
+    limit: int = Field(default=1000, ge=1, le=10_000)
+
+
+class ResourcesListed(Message):
+    """The resources that fit, by kind, namespace and name.
+
+    Attributes:
+        next: The offset of those that come after these; None if these are the last.
+    """
+
+    resources: tuple[dict[str, Any], ...]
+    total: int
+    next: int | None = None
+
+
+class DeleteResource(Message):
+    """Forget a resource; a Channel takes its Routing with it."""
+
+    kind: str
+    name: Id
+    namespace: Id = "default"
+    revision: int | None = None
+
+
+class ResourceDeleted(Message):
+    """It is forgotten."""
+
+    kind: str
+    namespace: str
+    name: str
+    also: tuple[str, ...] = ()
+
+
+class GetResourceHistory(Message):
+    """The versions of a resource that are kept."""
+
+    kind: str
+    name: Id
+    namespace: Id = "default"
+
+
+class ResourceVersion(Message):
+    """A resource as it was.
+
+    Attributes:
+        at: Unix seconds.
+        summary: What it said then, in a few words.
+        gone: Whether it was deleted then.
+    """
+
+    revision: int
+    at: float
+    generation: int = 0
+    summary: str = ""
+    gone: bool = False
+
+
+class ResourceHistory(Message):
+    """The versions that are kept, the latest first."""
+
+    kind: str
+    namespace: str
+    name: str
+    versions: tuple[ResourceVersion, ...]
+
+
+class RestoreRouting(Message):
+    """Put an earlier Routing of a Channel back, and keep it there until it is released.
+
+    Attributes:
+        revision: Which one; None for the one before the active one; 0 releases it.
+    """
+
+    name: Id
+    namespace: Id = "default"
+    revision: int | None = Field(default=None, ge=0)
+
+
+class SteerRollout(Message):
+    """Tell a rollout what to do.
+
+    Attributes:
+        action: `promote`: on to the next step; `promote_fully`: all traffic at once; `pause`;
+            `resume`; `abort`: all traffic back to stable at once; `restart`: from the first step.
+        reason: Kept in the audit.
+    """
+
+    name: Id
+    namespace: Id = "default"
+    action: Literal["promote", "promote_fully", "pause", "resume", "abort", "restart"]
+    reason: str = Field(default="", max_length=1024)
+
+
+class SteerAgent(Message):
+    """Change how an agent runs, wherever its processes are: on this machine, or in a cluster.
+
+    Attributes:
+        action: `scale` to `instances`; `restart` one after the other, each drained; `drain`:
+            finish what is running and take nothing more; `stop` all; `start` again.
+        instance: Only this one; empty for all of the agent.
+    """
+
+    agent: Id
+    subset: str = DEFAULT_SUBSET
+    action: Literal["scale", "restart", "drain", "stop", "start"]
+    instances: int | None = Field(default=None, ge=0, le=1000)
+    instance: Id = ""
+
+
+class AgentSteered(Message):
+    """What is being done.
+
+    Attributes:
+        where: Who does it: the machines, or the cluster.
+    """
+
+    agent: str
+    subset: str = DEFAULT_SUBSET
+    instances: int | None = None
+    where: tuple[str, ...] = ()
+    message: str = ""
+
+
+APPLY_RESOURCE = Endpoint("operator", "apply", ApplyResource, ResourceApplied)
+GET_RESOURCE = Endpoint("operator", "get", GetResource, FoundResource)
+LIST_RESOURCES = Endpoint("operator", "list", ListResources, ResourcesListed)
+DELETE_RESOURCE = Endpoint("operator", "delete", DeleteResource, ResourceDeleted)
+GET_RESOURCE_HISTORY = Endpoint("operator", "history", GetResourceHistory, ResourceHistory)
+RESTORE_ROUTING = Endpoint("operator", "restore", RestoreRouting, FoundResource)
+STEER_ROLLOUT = Endpoint("operator", "rollout", SteerRollout, FoundResource)
+STEER_AGENT = Endpoint("operator", "agent", SteerAgent, AgentSteered)

@@ -120,7 +120,8 @@ def _stage(program: Program) -> int:
         return 0
     if program.kind == "agent":
         return 2
-    return {"runtime": 1, "router": 4, "registry": 5}.get(program.role, 3)
+    # The operator before the agents: that they leave is no news about channels then.
+    return {"runtime": 1, "operator": 1, "router": 4, "registry": 5}.get(program.role, 3)
 
 
 def _by_name(group: str) -> list[EntryPoint]:

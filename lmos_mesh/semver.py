@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, total_ordering
+from typing import Any
 
 MAX_LENGTH = 256
 
@@ -66,13 +67,13 @@ class Version:
         return self.major, self.minor, self.patch
 
     def __eq__(self, other: object) -> bool:
-        return self._precedence() == other._precedence() if isinstance(other, Version) else False
+        return self.precedence == other.precedence if isinstance(other, Version) else False
 
     def __lt__(self, other: "Version") -> bool:
-        return self._precedence() < other._precedence()
+        return self.precedence < other.precedence
 
     def __hash__(self) -> int:
-        return hash(self._precedence())
+        return hash(self.precedence)
 
     def __str__(self) -> str:
         prerelease = "-" + ".".join(str(part) for part in self.prerelease)
@@ -82,7 +83,9 @@ class Version:
             f"{prerelease if self.prerelease else ''}{build if self.build else ''}"
         )
 
-    def _precedence(self) -> tuple[object, ...]:
+    @property
+    def precedence(self) -> tuple[Any, ...]:
+        """What versions are ordered by, for those who compare many."""
         # A release follows its prereleases; numbers precede words.
         parts = tuple((0, p, "") if isinstance(p, int) else (1, 0, p) for p in self.prerelease)
         return self.major, self.minor, self.patch, not self.prerelease, parts

@@ -169,6 +169,7 @@ class Log:
         max_items: How many items are kept at most; 0 for any number.
         feed: Where items are republished once they are kept, with `{{wildcard(n)}}` for the n-th
             wildcard of the one subject, and their sequence in `Nats-Sequence`; empty for nowhere.
+        in_memory: Survives no server restart, and costs no disk.
         ack_wait_s: How long a worker may be silent about an item before another gets it.
         max_deliver: How often an item is tried.
         replicas: How many servers keep it.
@@ -180,6 +181,7 @@ class Log:
     max_age_s: float = 0.0
     max_items: int = 0
     feed: str = ""
+    in_memory: bool = False
     ack_wait_s: float = 30.0
     max_deliver: int = 5
     replicas: int = 1

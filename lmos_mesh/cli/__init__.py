@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli import router
+from lmos_mesh.cli import resources, router, steering
 from lmos_mesh.cli.options import Json, Mesh
 from lmos_mesh.cli.screen import fail
 from lmos_mesh.errors import MeshError
@@ -29,15 +29,6 @@ models_app = typer.Typer(
 )
 
 
-class DescriptionForm(StrEnum):
-    """In which form a Thing is printed."""
-
-    description = "description"
-    card = "card"
-    capabilities = "capabilities"
-    agent_json = "agent-json"
-
-
 class FindOrder(StrEnum):
     """What to sort by."""
 
@@ -50,7 +41,7 @@ class FindOrder(StrEnum):
     SCORE = "score"
 
 
-START, TALK, LOOK = "Start", "Talk", "Look"
+START, TALK, LOOK, STEER = "Start", "Talk", "Look", "Channels and rollouts"
 
 
 def main() -> None:
@@ -177,7 +168,10 @@ def ask(
         str | None, typer.Option(help="Go on with a conversation.", show_default=False)
     ] = None,
     channel: Annotated[str, typer.Option(help="The way in.")] = "web",
-    subset: Annotated[str, typer.Option(help="The release line.")] = "stable",
+    subset: Annotated[
+        str | None,
+        typer.Option(help="The release line, whatever a rollout says.", show_default=False),
+    ] = None,
     why: Annotated[bool, typer.Option("--why", help="Show why this agent.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait in all.")] = 300.0,
     as_json: Json = False,
@@ -209,7 +203,10 @@ def chat(
         str | None, typer.Option(help="Go on with a conversation.", show_default=False)
     ] = None,
     channel: Annotated[str, typer.Option(help="The way in.")] = "web",
-    subset: Annotated[str, typer.Option(help="The release line.")] = "stable",
+    subset: Annotated[
+        str | None,
+        typer.Option(help="The release line, whatever a rollout says.", show_default=False),
+    ] = None,
     mesh: Mesh = None,
 ) -> None:
     """Talk to the mesh; it keeps the context."""
@@ -232,31 +229,6 @@ def agents(
     from lmos_mesh.cli.agents import agents as command
 
     sys.exit(command(watch=watch, everyone=all, as_json=as_json, mesh=mesh))
-
-
-@app.command(rich_help_panel=LOOK)
-def describe(
-    name: Annotated[str, typer.Argument(help="Name of an agent, or the id of any Thing.")],
-    subset: Annotated[str, typer.Option(help="Its release line.")] = "stable",
-    revision: Annotated[
-        int | None, typer.Option(help="As it was at this revision.", show_default=False)
-    ] = None,
-    form: Annotated[
-        DescriptionForm, typer.Option("--as", help="In which form others know it.")
-    ] = DescriptionForm.description,
-    versions: Annotated[
-        bool, typer.Option("--history", help="The versions that are kept, instead.")
-    ] = False,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Print a Thing's Description."""
-    from lmos_mesh.cli.agents import describe as command
-    from lmos_mesh.cli.agents import history
-
-    if versions:
-        sys.exit(history(name, subset=subset, as_json=as_json, mesh=mesh))
-    sys.exit(command(name, subset=subset, revision=revision, form=form.value, mesh=mesh))
 
 
 @app.command(rich_help_panel=LOOK)
@@ -344,40 +316,6 @@ def events(
     sys.exit(command(kinds=kinds or [], since=since, follow=follow, as_json=as_json, mesh=mesh))
 
 
-@app.command(rich_help_panel=START)
-def apply(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
-    ],
-    ttl: Annotated[
-        float | None,
-        typer.Option(help="Seconds after which they are forgotten.", show_default=False),
-    ] = None,
-    tenant: Annotated[
-        str | None, typer.Option(help="Whom they are for.", show_default=False)
-    ] = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Register Descriptions that were written by hand."""
-    from lmos_mesh.cli.apply import apply as command
-
-    sys.exit(command(files, ttl_s=ttl, tenant=tenant, as_json=as_json, mesh=mesh))
-
-
-@app.command(rich_help_panel=LOOK)
-def validate(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")
-    ],
-    as_json: Json = False,
-) -> None:
-    """Say whether Descriptions are valid, with every fault and its line."""
-    from lmos_mesh.cli.validate import validate as command
-
-    sys.exit(command(files, as_json=as_json))
-
-
 @app.command(rich_help_panel=LOOK)
 def logs(
     names: Annotated[
@@ -429,6 +367,18 @@ def install(
 app.add_typer(models_app, name="models", rich_help_panel=START)
 app.command(rich_help_panel=LOOK)(router.route)
 app.add_typer(router.app, name="router", rich_help_panel=LOOK)
+for _command in (resources.describe, resources.validate):
+    app.command(rich_help_panel=LOOK)(_command)
+for _command in (
+    resources.apply,
+    resources.get,
+    resources.delete,
+    resources.wait,
+    resources.channels,
+    resources.crds,
+):
+    app.command(rich_help_panel=STEER)(_command)
+app.add_typer(steering.app, name="rollout", rich_help_panel=STEER)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -4,18 +4,18 @@ Everything is checked before anything is applied, and every fault of every file 
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
-from lmos_mesh.cli.documents import Document, read_documents
-from lmos_mesh.cli.lines import Lines, line_of, lines_in
+from lmos_mesh.cli.differing import coloured, difference, written
+from lmos_mesh.cli.manifests import Manifest, Refused, channels_of, read_manifests
 from lmos_mesh.cli.screen import fail, out, plural, print_json
-from lmos_mesh.description import description_faults, thing_of, with_id, with_security
+from lmos_mesh.description import thing_of, with_id, with_security
 from lmos_mesh.errors import (
     InvalidDescription,
     InvalidMessage,
@@ -23,10 +23,27 @@ from lmos_mesh.errors import (
     NotFound,
     SettingsError,
 )
-from lmos_mesh.messages import GET_THING, REGISTER, GetThing, Register
-from lmos_mesh.things import DEFAULT_TENANT, Fault, Thing, quoted
+from lmos_mesh.messages import (
+    APPLY_RESOURCE,
+    GET_THING,
+    REGISTER,
+    ApplyResource,
+    FoundThing,
+    GetThing,
+    Register,
+)
+from lmos_mesh.resources import (
+    TENANT_LABEL,
+    Agent,
+    Channel,
+    ChannelRollout,
+    ChannelRouting,
+    Resource,
+)
+from lmos_mesh.things import DEFAULT_SUBSET, Fault, Thing, pointer, quoted
 
-_COLOURS = {"created": "green", "updated": "yellow", "unchanged": "dim"}
+_COLOURS = {"created": "green", "updated": "yellow", "configured": "yellow"}
+_LEFT_OUT = "the operator makes Routings, of Channels; this one is left out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,48 +51,39 @@ class Applied:
     """What became of one document.
 
     Attributes:
-        what: `created`, `updated` or `unchanged`.
+        namespace: Of a resource; empty for a Thing.
+        what: `created`, `updated` or `configured`, `unchanged`, or `left out`.
         notes: What was filled in.
+        diff: What is different now; empty unless asked for.
     """
 
     where: str
     kind: str
     name: str
     subset: str
-    id: str
+    tenant: str
+    id: str = ""
+    namespace: str = ""
     what: str
     revision: int
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """Why one document is not applied.
-
-    Attributes:
-        lines: At which line of the file each member is.
-    """
-
-    where: str
-    faults: tuple[Fault, ...]
-    lines: Lines = field(default_factory=dict[str, int])
+    diff: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Terms:
-    """What holds for all documents of one command."""
+    """What holds for all documents of one command.
+
+    Attributes:
+        tenant: Whom they are for where they do not say so.
+        asked: Whom they have to be for; None if they may say so.
+    """
 
     tenant: str
+    asked: str | None
     ttl_s: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """One kind of document: how it is recognised, checked, and applied."""
-
-    fits: Callable[[Mapping[str, Any]], bool]
-    faults: Callable[[Mapping[str, Any]], list[Fault]]
-    apply: Callable[[Bus, Document, _Terms], Awaitable[Applied]]
+    dry_run: bool
+    diff: bool
 
 
 def apply(
@@ -83,130 +91,249 @@ def apply(
     *,
     ttl_s: float | None,
     tenant: str | None,
+    namespace: str | None = None,
+    dry_run: bool = False,
+    diff: bool = False,
     as_json: bool,
     mesh: str | None,
 ) -> int:
-    """Apply the documents of files; 1 if any is refused."""
+    """Apply the documents of files and folders; 1 if any is refused."""
     if ttl_s is not None and not 0 < ttl_s < math.inf:
         raise SettingsError(
             f"--ttl {ttl_s:g} is no time to live", hint="give a number of seconds above 0"
         )
-    found, refused = check(files)
-    if refused:
-        _show_refused(refused, as_json=as_json)
-        return 1
-    applied, refused = run(_apply(found, ttl_s=ttl_s, tenant=tenant, mesh=mesh))
+    if not files:
+        raise SettingsError("there is nothing to apply", hint="name files or folders: -f FILE")
+    found, refused = read_manifests(files)
+    placed = [_placed(one, namespace=namespace, tenant=tenant) for one in found]
+    refused.extend(one for one in placed if isinstance(one, Refused))
+    applied: list[Applied] = []
+    if not refused:
+        ready = [one for one in placed if isinstance(one, Manifest)]
+        applied, refused = run(
+            _apply(ready, ttl_s=ttl_s, tenant=tenant, dry_run=dry_run, diff=diff, mesh=mesh)
+        )
     if as_json:
+        told = [_as_json(one, diff=diff) for one in applied]
         print_json(
-            {
-                "applied": [_as_json(one) for one in applied],
-                "refused": [_refused_as_json(one) for one in refused],
-            }
+            {"applied": told, "refused": [one.as_json() for one in refused], "dry_run": dry_run}
         )
         return 1 if refused else 0
     for one in applied:
-        _show(one)
-    if refused:
-        _show_refused(refused, as_json=False)
+        _show(one, dry_run=dry_run)
+    show_refused(refused)
     return 1 if refused else 0
 
 
-def check(files: Sequence[str]) -> tuple[list[tuple[_Kind, Document]], list[Refused]]:
-    """The documents of files with their kinds, and those that are refused."""
-    found: list[tuple[_Kind, Document]] = []
-    refused: list[Refused] = []
-    for file in files:
-        try:
-            documents = read_documents(file)
-        except MeshError as exc:
-            refused.append(Refused(where=file, faults=({"field": "", "description": str(exc)},)))
-            continue
-        lines = lines_in(documents[0].text)
-        for document in documents:
-            kind = next((one for one in _KINDS if one.fits(document.value)), None)
-            faults = kind.faults(document.value) if kind else [_stranger(document.value)]
-            if kind is None or faults:
-                told: Lines = lines[document.number - 1] if document.number <= len(lines) else {}
-                refused.append(Refused(where=document.where, faults=tuple(faults), lines=told))
-            else:
-                found.append((kind, document))
-    return found, refused
+def show_refused(refused: Sequence[Refused]) -> None:
+    """Say what is wrong with documents."""
+    for one in refused:
+        fail(f"{one.where} is refused for {plural(len(one.faults), 'fault')}:")
+        for sentence in one.sentences():
+            fail(f"  {sentence}")
+
+
+def tenant_of(one: Manifest, found: Sequence[Manifest], *, tenant: str, asked: str | None) -> str:
+    """Whose resource it is: as its label says, else as was asked, else as what it speaks of."""
+    match one.resource:
+        case Agent() as agent:
+            known = agent.spec.supported_tenants
+            return asked or (tenant if not known or tenant in known else known[0])
+        case ChannelRollout() as rollout if not rollout.tenant and asked is None:
+            namespace = rollout.metadata.namespace
+            named = {name for _, pair in channels_of(rollout) for name in pair}
+            for other in found:
+                channel = other.resource
+                if (
+                    isinstance(channel, Channel)
+                    and channel.metadata.namespace == namespace
+                    and channel.metadata.name in named
+                ):
+                    return channel.tenant or tenant
+            return tenant
+        case Resource() as resource:
+            return resource.tenant or asked or tenant
+        case _:
+            return asked or tenant
+
+
+def faults_in(exc: MeshError) -> list[Fault]:
+    """What was found wrong with a document, by whoever refused it."""
+    told = cast("list[Fault]", exc.details.get("faults") or [])
+    # Faults of the question are beneath the member that holds the document.
+    own = [
+        {**fault, "field": fault.get("field", "").removeprefix("/resource")}
+        for fault in told
+        if fault.get("description")
+    ]
+    return own or [{"field": str(exc.details.get("field", "")), "description": str(exc)}]
+
+
+def _placed(one: Manifest, *, namespace: str | None, tenant: str | None) -> Manifest | Refused:
+    """The document in the namespace that was asked for."""
+    if one.resource is None:
+        return one
+    label = one.resource.tenant
+    if tenant and label and label != tenant:
+        said = f"is {quoted(label)}, and --tenant says {quoted(tenant)}"
+        return one.refused(
+            [{"field": pointer("metadata", "labels", TENANT_LABEL), "description": said}]
+        )
+    if namespace is None:
+        return one
+    metadata = cast("Mapping[str, Any]", one.value["metadata"])
+    own = metadata.get("namespace")
+    if own not in (None, namespace):
+        said = f"is {quoted(own)}, and --namespace says {quoted(namespace)}"
+        return one.refused([{"field": "/metadata/namespace", "description": said}])
+    value = {**one.value, "metadata": {**metadata, "namespace": namespace}}
+    resource = one.resource.model_copy(
+        update={"metadata": one.resource.metadata.model_copy(update={"namespace": namespace})}
+    )
+    return replace(one, value=value, resource=resource)
 
 
 async def _apply(
-    found: Sequence[tuple[_Kind, Document]],
+    found: Sequence[Manifest],
     *,
     ttl_s: float | None,
     tenant: str | None,
+    dry_run: bool,
+    diff: bool,
     mesh: str | None,
+) -> tuple[list[Applied], list[Refused]]:
+    async with connected(mesh) as bus:
+        terms = _Terms(
+            tenant=tenant or bus.tenant, asked=tenant, ttl_s=ttl_s, dry_run=dry_run, diff=diff
+        )
+        if not dry_run and len(found) > 1:
+            # What the operator refuses is known before anything is changed.
+            trial = replace(terms, dry_run=True, diff=False)
+            _, refused = await _apply_all(bus, _alone(found), found, trial)
+            if refused:
+                return [], refused
+        return await _apply_all(bus, found, found, terms)
+
+
+def _alone(found: Sequence[Manifest]) -> list[Manifest]:
+    """The resources that can be judged before the others are there: no rollouts of theirs."""
+    coming = {one.resource.metadata.name for one in found if isinstance(one.resource, Channel)}
+    return [
+        one
+        for one in found
+        if one.resource is not None
+        and not (
+            isinstance(one.resource, ChannelRollout)
+            and any(coming.intersection(pair) for _, pair in channels_of(one.resource))
+        )
+    ]
+
+
+async def _apply_all(
+    bus: Bus, chosen: Sequence[Manifest], found: Sequence[Manifest], terms: _Terms
 ) -> tuple[list[Applied], list[Refused]]:
     applied: list[Applied] = []
     refused: list[Refused] = []
-    async with connected(mesh) as bus, answering("registry"):
-        terms = _Terms(tenant=tenant or bus.tenant, ttl_s=ttl_s)
-        for kind, document in found:
-            try:
-                applied.append(await kind.apply(bus, document, terms))
-            except InvalidDescription as exc:
-                faults = cast("list[Fault]", exc.details.get("faults") or [])
-                said = faults or [{"field": "", "description": str(exc)}]
-                refused.append(Refused(where=document.where, faults=tuple(said)))
-            except MeshError as exc:
-                if exc.retryable:
-                    raise
-                fault = {"field": "", "description": str(exc)}
-                refused.append(Refused(where=document.where, faults=(fault,)))
+    for one in chosen:
+        try:
+            if isinstance(one.resource, ChannelRouting):
+                applied.append(_left_out(one, one.resource))
+            elif one.resource is None:
+                async with answering("registry"):
+                    applied.append(await _apply_description(bus, one, terms))
+            else:
+                whose = tenant_of(one, found, tenant=terms.tenant, asked=terms.asked)
+                async with answering("operator"):
+                    applied.append(await _apply_resource(bus, one, one.resource, whose, terms))
+        except MeshError as exc:
+            if exc.retryable:
+                raise
+            refused.append(one.refused(faults_in(exc)))
     return applied, refused
+
+
+# -- resources --
+
+
+async def _apply_resource(
+    bus: Bus, one: Manifest, resource: Resource, tenant: str, terms: _Terms
+) -> Applied:
+    wanted = ApplyResource(resource=dict(one.value), dry_run=terms.dry_run)
+    kept = await bus.call(APPLY_RESOURCE, wanted, tenant=tenant, nobody_s=RESTART_S)
+    name = f"{kept.kind} {kept.name}"
+    return Applied(
+        where=one.where,
+        kind=kept.kind,
+        name=kept.name,
+        subset=resource.subset,
+        tenant=tenant,
+        namespace=kept.namespace,
+        what=kept.what,
+        revision=kept.revision,
+        notes=(*one.notes, *kept.notes),
+        diff=difference(kept.before, kept.after, name=name) if terms.diff else "",
+    )
+
+
+def _left_out(one: Manifest, resource: ChannelRouting) -> Applied:
+    # They come along when everything that there is was read, and in the examples of LMOS.
+    metadata = resource.metadata
+    return Applied(
+        where=one.where,
+        kind=one.kind,
+        name=metadata.name,
+        subset=resource.subset,
+        tenant=resource.tenant,
+        namespace=metadata.namespace,
+        what="left out",
+        revision=0,
+        notes=(*one.notes, _LEFT_OUT),
+    )
 
 
 # -- Thing Descriptions --
 
 
-def _is_description(value: Mapping[str, Any]) -> bool:
-    return "apiVersion" not in value and ("@context" in value or "title" in value)
-
-
-def _faults_of_description(value: Mapping[str, Any]) -> list[Fault]:
-    faults = description_faults(with_security(value)[0])
-    # The id of an agent or a tool follows from its names; of others it has to be given.
-    if not faults and not with_id(value, tenant=DEFAULT_TENANT, fresh="").get("id"):
-        said = "is missing; without it, this would be another Thing each time that it is applied"
-        faults.append({"field": "/id", "description": said})
-    return faults
-
-
-async def _apply_description(bus: Bus, document: Document, terms: _Terms) -> Applied:
+async def _apply_description(bus: Bus, one: Manifest, terms: _Terms) -> Applied:
     # A registration stands beside it and is no part of it.
-    own = {name: value for name, value in document.value.items() if name != "registration"}
-    ttl_s, expires = _lifetime(document.value, terms)
+    own = {name: value for name, value in one.value.items() if name != "registration"}
     thing = thing_of(with_security(own)[0], tenant=terms.tenant)
-    before = await _revision_of(bus, thing, terms.tenant)
+    before = await _found(bus, thing, terms.tenant)
+    diff = _difference(before, own, thing, terms) if terms.diff or terms.dry_run else ""
+    applied = Applied(
+        where=one.where,
+        kind=thing.kind,
+        name=thing.name,
+        subset=thing.subset,
+        tenant=terms.tenant,
+        what="created" if before is None else "updated" if diff else "unchanged",
+        revision=before.revision if before else 0,
+        diff=diff if terms.diff else "",
+    )
+    if terms.dry_run:
+        return applied
+    ttl_s, expires = _lifetime(one.value, terms)
+    wanted = Register(description=own, ttl_s=ttl_s, expires=expires)
     try:
-        registered = await bus.call(
-            REGISTER,
-            Register(description=own, ttl_s=ttl_s, expires=expires),
-            tenant=terms.tenant,
-            nobody_s=RESTART_S,
-        )
+        kept = await bus.call(REGISTER, wanted, tenant=terms.tenant, nobody_s=RESTART_S)
     except InvalidMessage as exc:
         if (field := str(exc.details.get("field"))) not in _LIFETIMES:
             raise
         said = exc.message.removeprefix(f"{field}: ")
         fault = {"field": _LIFETIMES[field], "description": said}
-        raise InvalidDescription.of(document.where, [fault]) from None
-    if registered.created or before is None:
+        raise InvalidDescription.of(one.where, [fault]) from None
+    if kept.created or before is None:
         what = "created"
     else:
-        what = "unchanged" if registered.revision == before else "updated"
-    return Applied(
-        where=document.where,
-        kind=thing.kind,
-        name=registered.name,
-        subset=registered.subset,
-        id=registered.id,
+        what = "unchanged" if kept.revision == before.revision else "updated"
+    return replace(
+        applied,
+        name=kept.name,
+        subset=kept.subset,
+        id=kept.id,
         what=what,
-        revision=registered.revision,
-        notes=registered.notes,
+        revision=kept.revision,
+        notes=kept.notes,
     )
 
 
@@ -227,72 +354,56 @@ def _lifetime(value: Mapping[str, Any], terms: _Terms) -> tuple[float | None, st
     return None, None if "created" in told else told.get("expires")
 
 
-async def _revision_of(bus: Bus, thing: Thing, tenant: str) -> int | None:
-    """The revision that is there now; None if there is none."""
+def _difference(before: FoundThing | None, own: dict[str, Any], thing: Thing, terms: _Terms) -> str:
+    # The registry fills in what is missing here, and it is no difference.
+    after = with_id(with_security(own)[0], tenant=terms.tenant, fresh=thing.id)
+    there = written(before.description if before else None)
+    filled = {name: value for name, value in there.items() if name not in own}
+    known = {name: value for name, value in filled.items() if name in ("created", "modified")}
+    return difference(there, {**after, **known}, name=f"{thing.kind} {thing.name}")
+
+
+async def _found(bus: Bus, thing: Thing, tenant: str) -> FoundThing | None:
+    """What is there now; None if there is nothing."""
     try:
         wanted = GetThing(name=thing.name, subset=thing.subset)
-        return (await bus.call(GET_THING, wanted, tenant=tenant, nobody_s=RESTART_S)).revision
+        return await bus.call(GET_THING, wanted, tenant=tenant, nobody_s=RESTART_S)
     except NotFound:
         return None
-
-
-_KINDS: tuple[_Kind, ...] = (
-    _Kind(fits=_is_description, faults=_faults_of_description, apply=_apply_description),
-)
-
-
-def _stranger(value: Mapping[str, Any]) -> Fault:
-    if "apiVersion" in value:
-        said = f"has the kind {quoted(value.get('kind'))}, which cannot be applied (yet)"
-        return {"field": "/kind", "description": said}
-    said = "is no Thing Description: it has neither `@context` nor `title`"
-    return {"field": "", "description": said}
 
 
 # -- on the screen --
 
 
-def _show(one: Applied) -> None:
-    subset = f" ({one.subset})" if one.subset != "stable" else ""
+def _show(one: Applied, *, dry_run: bool) -> None:
+    subset = f" ({one.subset})" if one.subset != DEFAULT_SUBSET else ""
+    space = f" in {one.namespace}" if one.namespace not in ("", "default") else ""
+    revision = "dry run, " if dry_run else f"revision {one.revision}, " if one.revision else ""
     line = Text.assemble(
-        (f"{one.what:<9}", _COLOURS[one.what]),
-        " ",
+        (f"{one.what:<11}", _COLOURS.get(one.what, "dim")),
         f"{one.kind} ",
         (one.name, "bold"),
-        f"{subset} ",
-        (f"revision {one.revision}, from {one.where}", "dim"),
+        f"{subset}{space} ",
+        (f"{revision}from {one.where}", "dim"),
     )
     out().print(line)
     for note in one.notes:
-        out().print(Text(f"          {note}", "dim"))
+        out().print(Text(f"           {note}", "dim"), soft_wrap=True)
+    for shown in coloured(one.diff):
+        out().print(Text("           ").append_text(shown), soft_wrap=True)
 
 
-def _show_refused(refused: Sequence[Refused], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"applied": [], "refused": [_refused_as_json(one) for one in refused]})
-        return
-    for one in refused:
-        faults = plural(len(one.faults), "fault")
-        fail(f"{one.where} is refused for {faults}:")
-        for fault in one.faults:
-            line = line_of(fault["field"], one.lines)
-            at = f"{fault['field']}: " if fault["field"] else ""
-            fail(f"  {f'line {line}, ' if line else ''}{at}{fault['description']}")
-
-
-def _as_json(one: Applied) -> dict[str, Any]:
-    return {
+def _as_json(one: Applied, *, diff: bool) -> dict[str, Any]:
+    told = {
         "where": one.where,
         "kind": one.kind,
         "name": one.name,
+        "namespace": one.namespace,
         "subset": one.subset,
+        "tenant": one.tenant,
         "id": one.id,
         "what": one.what,
         "revision": one.revision,
         "notes": list(one.notes),
     }
-
-
-def _refused_as_json(one: Refused) -> dict[str, Any]:
-    faults = [{**fault, "line": line_of(fault["field"], one.lines)} for fault in one.faults]
-    return {"where": one.where, "faults": faults}
+    return told | {"diff": one.diff} if diff else told

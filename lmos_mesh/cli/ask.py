@@ -15,7 +15,7 @@ def ask(
     agent: str | None,
     conversation: str | None,
     channel: str,
-    subset: str,
+    subset: str | None,
     why: bool,
     timeout_s: float,
     as_json: bool,

@@ -32,7 +32,12 @@ _PROMPT = "\001\x1b[1;36m\002▸\001\x1b[0m\002 "
 
 
 def chat(
-    *, agent: str | None, conversation: str | None, channel: str, subset: str, mesh: str | None
+    *,
+    agent: str | None,
+    conversation: str | None,
+    channel: str,
+    subset: str | None,
+    mesh: str | None,
 ) -> int:
     """Talk until the end of the input; 1 if a piped message got no answer."""
     with _loop() as loop, loop.held(connected(mesh)) as bus:

@@ -54,7 +54,9 @@ def read_documents(file: str) -> list[Document]:
     text = _read(file)
     values = _values(name, text, as_json=Path(file).suffix.lower() == ".json")
     if not values:
-        raise InvalidMessage(f"{name} is empty", hint="write a Thing Description in it")
+        raise InvalidMessage(
+            f"{name} is empty", hint="write a resource or a Thing Description in it"
+        )
     documents: list[Document] = []
     for number, value in enumerate(values, start=1):
         where = f"{name} (document {number})" if len(values) > 1 else name

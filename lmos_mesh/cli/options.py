@@ -9,3 +9,8 @@ Mesh = Annotated[
     typer.Option("--mesh", metavar="NAME", help="Which mesh; else the only one that runs here."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Where they are kept.", show_default=False),
+]
+Tenant = Annotated[str | None, typer.Option(help="Whose they are.", show_default=False)]

@@ -2,12 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+
+_WHOLE = 4000
 
 
 @cache
@@ -24,6 +27,50 @@ def err() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_table(shown: "RenderableType", *, wide: bool = False) -> None:
+    """Show rows; where nobody sees a screen, or they are to be whole, none is folded."""
+    console = out()
+    if console.is_terminal and not wide:
+        console.print(shown)
+        return
+    seen, console.width = console.width, _WHOLE
+    try:
+        console.print(shown, crop=False)
+    finally:
+        console.width = seen
+
+
+@contextmanager
+def repainting(*, below: str = "") -> Generator[Callable[["RenderableType"], None]]:
+    """Shows the same thing anew in its place; where nobody sees a screen, whenever it differs.
+
+    Args:
+        below: What stands under it on the screen.
+    """
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = out()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            rest = [Text(below, "dim")] if below else []
+            yield lambda shown: live.update(Group(shown, *rest), refresh=True)
+        return
+    before = ""
+
+    def show(shown: "RenderableType") -> None:
+        nonlocal before
+        with console.capture() as capture:
+            print_table(shown)
+        if (text := capture.get()) != before:
+            before = text
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    yield show
 
 
 def fail(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""`lmos validate`: whether Descriptions that people wrote are valid, and if not, where and why."""
+"""`lmos validate`: whether what people wrote is valid, and if not, where and why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,14 @@ from typing import Any
 
 from rich.text import Text
 
-from lmos_mesh.cli.documents import STDIN, Document, read_documents
-from lmos_mesh.cli.lines import line_of, lines_in
+from lmos_mesh.cli.documents import STDIN, Document
+from lmos_mesh.cli.lines import Lines, line_of
+from lmos_mesh.cli.manifests import documents_of, files_of, is_resource
 from lmos_mesh.cli.screen import out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
 from lmos_mesh.errors import MeshError
+from lmos_mesh.resource_faults import read_resource
+from lmos_mesh.resources import Resource
 from lmos_mesh.things import DEFAULT_TENANT, Fault, Thing
 
 # Stands for the id that the registry gives to what has none.
@@ -27,7 +30,8 @@ class Verdict:
         file: The file, `-` for the standard input.
         document: Which one of the file, from 1; 0 if the file cannot be read at all.
         where: Both, as it is shown.
-        thing: What it describes, if it is valid.
+        thing: What it describes, if it is a valid Description.
+        resource: What it says, if it is a valid resource.
         faults: With the line of each, where that can be told.
         notes: What the registry would fill in.
     """
@@ -36,38 +40,66 @@ class Verdict:
     document: int
     where: str
     thing: Thing | None = None
+    resource: Resource | None = None
     faults: tuple[tuple[Fault, int | None], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> tuple[str, str, str] | None:
+        """Its kind, name, and what to call it; None if it is not valid."""
+        if self.thing is not None:
+            return self.thing.kind, self.thing.name, self.thing.title or self.thing.name
+        if self.resource is not None:
+            name = self.resource.metadata.name
+            return type(self.resource).__name__, name, name
+        return None
 
 
 def validate(files: Sequence[Path], *, as_json: bool) -> int:
     """Say of every document whether it is valid; 1 if any is not."""
-    verdicts = [verdict for file in files for verdict in verdicts_on(file)]
+    verdicts = [verdict for path in files for verdict in _verdicts_below(path)]
     if as_json:
         print_json([_as_json(one) for one in verdicts])
     else:
         for one in verdicts:
             _show(one)
-    return 1 if any(one.thing is None for one in verdicts) else 0
+    return 1 if any(one.named is None for one in verdicts) else 0
 
 
 def verdicts_on(file: Path) -> list[Verdict]:
     """What is to be said of each document of a file."""
     name = str(file)
     try:
-        documents = read_documents(name)
+        documents = documents_of(name)
     except MeshError as exc:
-        fault = {"field": "", "description": str(exc)}
-        shown = "standard input" if name == STDIN else name
-        return [Verdict(file=name, document=0, where=shown, faults=((fault, None),))]
-    lines = lines_in(documents[0].text)
-    return [
-        _verdict(name, one, lines[one.number - 1] if one.number <= len(lines) else {})
-        for one in documents
-    ]
+        return [_unreadable(name, exc)]
+    return [_verdict(name, one, lines) for one, lines in documents]
 
 
-def _verdict(file: str, document: Document, lines: Any) -> Verdict:
+def _verdicts_below(path: Path) -> list[Verdict]:
+    try:
+        files = files_of(str(path))
+    except MeshError as exc:
+        return [_unreadable(str(path), exc)]
+    return [verdict for file in files for verdict in verdicts_on(Path(file))]
+
+
+def _unreadable(name: str, exc: MeshError) -> Verdict:
+    fault = {"field": "", "description": str(exc)}
+    shown = "standard input" if name == STDIN else name
+    return Verdict(file=name, document=0, where=shown, faults=((fault, None),))
+
+
+def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
+    if is_resource(document.value):
+        resource, found = read_resource(document.value)
+        return Verdict(
+            file=file,
+            document=document.number,
+            where=document.where,
+            resource=resource,
+            faults=tuple((fault, line_of(fault["field"], lines)) for fault in found),
+        )
     filled, notes = with_security(document.value)
     identified = with_id(filled, tenant=DEFAULT_TENANT, fresh=_ANY_ID)
     if identified.get("id") == _ANY_ID and "id" not in filled:
@@ -86,9 +118,9 @@ def _verdict(file: str, document: Document, lines: Any) -> Verdict:
 
 
 def _show(one: Verdict) -> None:
-    if one.thing is not None:
-        title = one.thing.title or one.thing.name
-        line = Text.assemble(("✓ ", "green"), one.where, f" is valid: {one.thing.kind} {title}")
+    if one.named is not None:
+        kind, _, title = one.named
+        line = Text.assemble(("✓ ", "green"), one.where, f" is valid: {kind} {title}")
         out().print(line)
     else:
         faults = plural(len(one.faults), "fault")
@@ -103,13 +135,13 @@ def _show(one: Verdict) -> None:
 
 
 def _as_json(one: Verdict) -> dict[str, Any]:
-    thing = one.thing
+    kind, name, _ = one.named or (None, None, None)
     return {
         "file": one.file,
         "document": one.document,
-        "valid": thing is not None,
-        "kind": thing.kind if thing else None,
-        "name": thing.name if thing else None,
+        "valid": one.named is not None,
+        "kind": kind,
+        "name": name,
         "faults": [{**fault, "line": line} for fault, line in one.faults],
         "notes": list(one.notes),
     }

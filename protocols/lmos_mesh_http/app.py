@@ -33,6 +33,7 @@ from lmos_mesh_http.errors import (
 )
 from lmos_mesh_http.event_routes import EventRoutes
 from lmos_mesh_http.health import HealthRoutes, NotReady
+from lmos_mesh_http.lmos_operator_routes import Channels, LmosOperatorRoutes
 from lmos_mesh_http.lmos_routes import LmosRoutes
 from lmos_mesh_http.openai_routes import OpenAIRoutes
 from lmos_mesh_http.openapi import describe
@@ -46,6 +47,7 @@ Ask a mesh of agents over HTTP.
 
 * **LMOS runtime**: conversations that the mesh keeps, as Eclipse LMOS has them. Every path under
   `/apis/v1` is also under `/lmos/runtime/apis/v1`.
+* **LMOS operator**: the channels of a tenant and who answers there.
 * **OpenAI**: for everything that speaks to OpenAI; agents are its models.
 * **Directory**: all that is on the mesh, as a Thing Description Directory of W3C WoT Discovery.
 * **Agents**: their descriptions, and their actions, properties and events.
@@ -68,6 +70,7 @@ def make_app(
     bus: Bus,
     asker: Asker,
     places: Places,
+    channels: Channels,
     *,
     body_limit: int,
     stall_timeout_s: float,
@@ -79,6 +82,7 @@ def make_app(
         bus: Where the mesh is.
         asker: Asks it for answers.
         places: Under which URLs it is reached.
+        channels: What is applied.
         body_limit: The most bytes that a request may have.
         stall_timeout_s: How long a client may read nothing of what is sent to it.
         cors_origins: Web pages of these origins may call; none by default.
@@ -96,7 +100,8 @@ def make_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     OpenAIRoutes(asker, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
-    LmosRoutes(asker, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
+    LmosRoutes(asker, channels, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
+    LmosOperatorRoutes(asker, channels).add_to(app)
     ThingRoutes(asker, places, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)
     EventRoutes(asker, stall_timeout_s=stall_timeout_s).add_to(app)
     AgentRoutes(asker, places, body_limit=body_limit, stall_timeout_s=stall_timeout_s).add_to(app)

@@ -52,7 +52,7 @@ class LmosMessage(LmosJson):
 
 
 class ContextParameter(LmosJson):
-    """A fact about the system or the user; the mesh does not look at it yet."""
+    """A fact about the system or the user; agents are told, and rollouts may go by it."""
 
     key: str
     value: str
@@ -77,7 +77,7 @@ class UserContext(LmosJson):
     """Who asks."""
 
     user_id: str | None = Field(default=None, max_length=LONGEST)
-    user_token: str | None = None
+    user_token: str | None = Field(default=None, repr=False)
     context_params: tuple[ContextParameter, ...] | None = None
 
 
@@ -166,7 +166,9 @@ class ShownConversation(LmosJson):
     turns: tuple[ShownTurn, ...] = ()
 
 
-def converse_of(request: ChatRequest, *, conversation: str, turn: str, subset: str) -> Converse:
+def converse_of(
+    request: ChatRequest, *, conversation: str, turn: str, subset: str | None
+) -> Converse:
     """The question that a chat request asks of the mesh.
 
     Raises:
@@ -188,7 +190,15 @@ def converse_of(request: ChatRequest, *, conversation: str, turn: str, subset: s
         channel=request.system_context.channel_id,
         user=request.user_context.user_id or None,
         agent=given.explicit_agent or None,
+        attributes=_by_key(request.user_context.context_params),
+        parameters=_by_key(request.system_context.context_params),
+        user_token=request.user_context.user_token,
+        anonymization=given.anonymization_entities,
     )
+
+
+def _by_key(parameters: tuple[ContextParameter, ...] | None) -> dict[str, str]:
+    return {one.key: one.value for one in parameters or ()}
 
 
 def _last_of_user(messages: Sequence[LmosMessage]) -> tuple[int, LmosMessage]:
@@ -218,10 +228,10 @@ def reply_body(request: ChatRequest, answer: Answer) -> bytes:
 
 
 def _reply(request: ChatRequest, answer: Answer) -> dict[str, Any]:
-    return {
-        "content": answer.answer,
-        "anonymizationEntities": request.input_context.anonymization_entities or (),
-    }
+    entities = answer.anonymization
+    if entities is None:  # the agent has changed nothing of it
+        entities = request.input_context.anonymization_entities
+    return {"content": answer.answer, "anonymizationEntities": entities or ()}
 
 
 class LmosEvents:

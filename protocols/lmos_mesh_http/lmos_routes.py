@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmos_mesh import codec
+from lmos_mesh.errors import AgentNotFound
 from lmos_mesh.messages import (
     CANCEL_TURN,
     FIND_THINGS,
@@ -24,11 +25,14 @@ from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.bodies import read_json
 from lmos_mesh_http.errors import LMOS_BASES, LmosError
+from lmos_mesh_http.lmos_operator import routed_agents
+from lmos_mesh_http.lmos_operator_routes import Channels
 from lmos_mesh_http.lmos_rest import (
     AddressedAgent,
     AgentList,
     ChatReply,
     ChatRequest,
+    ListedAgent,
     LmosEvents,
     ShownConversation,
     addressed,
@@ -63,7 +67,7 @@ _MESSAGE_DOCUMENT: dict[str, Any] = {
             "Id of this turn. The same again gives the same answer.",
             required=True,
         ),
-        parameter("x-subset", "header", "Release line; `stable` if not given."),
+        parameter("x-subset", "header", "Release line; if not given, as rollouts have it."),
     ],
     "requestBody": request_body(ChatRequest),
 }
@@ -82,8 +86,11 @@ _MESSAGE_REPLY: dict[str, Any] = {
 class LmosRoutes:
     """Answers on the paths of the LMOS runtime."""
 
-    def __init__(self, asker: Asker, *, body_limit: int, stall_timeout_s: float) -> None:
+    def __init__(
+        self, asker: Asker, channels: Channels, *, body_limit: int, stall_timeout_s: float
+    ) -> None:
         self._asker = asker
+        self._channels = channels
         self._body_limit = body_limit
         self._stall_timeout_s = stall_timeout_s
 
@@ -111,7 +118,7 @@ class LmosRoutes:
                 methods=["GET"],
                 summary="The agents of a channel",
                 response_model=AgentList,
-                responses=errors(LmosError, 400, 500, 503, 504),
+                responses=errors(LmosError, 400, 404, 500, 503, 504),
                 **described,
             )
             app.add_api_route(
@@ -120,7 +127,7 @@ class LmosRoutes:
                 methods=["GET"],
                 summary="The agents of a channel and where they are reached",
                 response_model=tuple[AddressedAgent, ...],
-                responses=errors(LmosError, 400, 500, 503, 504),
+                responses=errors(LmosError, 400, 404, 500, 503, 504),
                 **described,
             )
             app.add_api_route(
@@ -163,7 +170,7 @@ class LmosRoutes:
         conversation = name(request.path_params["conversationId"], "conversationId")
         headers = request.headers
         turn = name(headers.get("x-turn-id", ""), "x-turn-id")
-        subset = header(headers, "x-subset", DEFAULT_SUBSET)
+        subset = header(headers, "x-subset", "") or None
         body = await read_json(request, ChatRequest, limit=self._body_limit)
         question = converse_of(body, conversation=conversation, turn=turn, subset=subset)
         opened = self._asker.conversing(request, tenant, question)
@@ -185,9 +192,13 @@ class LmosRoutes:
         channelId: Annotated[str, Query(**_RULES)],  # noqa: N803
         subset: Annotated[str, Query(**_RULES)] = DEFAULT_SUBSET,
     ) -> Response:
-        """The live agents that serve a channel."""
+        """The live agents that serve a channel; of a closed one, those of its Routing."""
         found = await self._find(request, tenantId, channelId, subset)
-        return json_reply(AgentList(subset=subset, agents=tuple(listed(one) for one in found)))
+        routed = self._routed(tenantId, channelId, subset, found)
+        agents = tuple(listed(one) for one in found)
+        if routed is not None:
+            agents = tuple(ListedAgent(**_without_addresses(one)) for one in routed)
+        return json_reply(AgentList(subset=subset, agents=agents))
 
     async def addressed_agents(
         self,
@@ -198,7 +209,26 @@ class LmosRoutes:
     ) -> Response:
         """The live agents that serve a channel, with the subjects that invoke them."""
         found = await self._find(request, tenant, channel, subset)
-        return json_reply(tuple(addressed(one, tenant) for one in found))
+        routed = self._routed(tenant, channel, subset, found)
+        if routed is None:
+            routed = tuple(addressed(one, tenant) for one in found)
+        return json_reply(routed)
+
+    def _routed(
+        self, tenant: str, channel: str, subset: str, live: tuple[FoundThing, ...]
+    ) -> tuple[AddressedAgent, ...] | None:
+        """The agents of a closed channel; None for an open one.
+
+        Raises:
+            AgentNotFound: It has no Routing yet.
+        """
+        wiring = self._channels.wiring(tenant, channel, subset)
+        if wiring is None:
+            return None
+        routing = self._channels.applied.routing(tenant, channel, subset)
+        if routing is None or not wiring.resolved:
+            raise AgentNotFound(f"{wiring} has never been resolved to a Routing")
+        return routed_agents(routing, wiring, live)
 
     async def _find(
         self, request: Request, tenant: str, channel: str, subset: str
@@ -232,3 +262,7 @@ class LmosRoutes:
             request, tenant, CANCEL_TURN, CancelTurn(conversation=conversation, turn=turn)
         )
         return Response(status_code=204)
+
+
+def _without_addresses(agent: AddressedAgent) -> dict[str, Any]:
+    return {name: value for name, value in dict(agent).items() if name != "addresses"}

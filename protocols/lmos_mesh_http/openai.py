@@ -149,7 +149,7 @@ def converse_of(
     request: ChatCompletionRequest,
     *,
     channel: str,
-    subset: str,
+    subset: str | None,
     conversation: str | None = None,
     turn: str | None = None,
 ) -> Converse:
@@ -158,7 +158,7 @@ def converse_of(
     Args:
         request: The chat.
         channel: The way in.
-        subset: The release line.
+        subset: The release line; None for what rollouts say.
         conversation: Where the mesh keeps the history; None if the client keeps it, in which
             case its messages are the history and nothing is stored.
         turn: Id of this turn, for a client that repeats it.

@@ -125,7 +125,7 @@ class OpenAIRoutes:
         headers = request.headers
         tenant = header(headers, TENANT, self._asker.bus.tenant)
         channel = header(headers, CHANNEL, DEFAULT_CHANNEL)
-        subset = header(headers, SUBSET, DEFAULT_SUBSET)
+        subset = header(headers, SUBSET, "") or None
         conversation = header(headers, CONVERSATION, "") or None
         turn = header(headers, TURN, "") or None
         body = await read_json(request, ChatCompletionRequest, limit=self._body_limit)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pydantic import Field
 
 from lmos_mesh import micro
+from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import MeshError, Unavailable
 from lmos_mesh.lease import RENEW_S, LeaseKeeper
@@ -15,6 +16,7 @@ from lmos_mesh.service import VERSION, run_forever
 from lmos_mesh.settings import Settings
 from lmos_mesh_http.app import make_app
 from lmos_mesh_http.asking import Asker
+from lmos_mesh_http.lmos_operator_routes import Channels
 from lmos_mesh_http.places import Places, reachable_url
 from lmos_mesh_http.server import Server, listen, url_of
 
@@ -81,10 +83,12 @@ class HttpAdapter:
         origins = (one.strip() for one in settings.http_cors_origins.split(","))
         host, port = listener.getsockname()[:2]
         places = Places(public=settings.http_public_url, own=reachable_url(self.url, host, port))
+        channels = Channels(Applied(bus))
         app = make_app(
             bus,
             asker,
             places,
+            channels,
             body_limit=settings.http_body_limit,
             stall_timeout_s=settings.http_stall_timeout_s,
             cors_origins=tuple(one for one in origins if one),
@@ -96,6 +100,7 @@ class HttpAdapter:
                 bus, address={"protocol": "http", "url": places.announced}
             )
             bus.spawn(_begin(lease), name="begin-lease")
+            bus.spawn(channels.follow(), name="channels")
             logger.info("listening on %s", self.url)
             ready()
             await server.run_until_stopped()

@@ -10,17 +10,22 @@ from lmos_mesh.errors import AgentNotFound, InvalidMessage
 from lmos_mesh.membership import Membership, ThingKey
 from lmos_mesh.messages import Decide, Decision, ModelUse
 from lmos_mesh.things import Thing
+from lmos_mesh.wiring import Wiring, not_in
 from lmos_mesh_router.deciding import (
+    Find,
     agent_before,
+    as_the_channel_has_it,
     cards,
     decision_for,
     decision_of,
     decision_of_parts,
+    fallen_back,
     message_before,
     nearest_examples,
     policy_for,
     seen_of,
     still_there,
+    unresolved,
     untied,
 )
 from lmos_mesh_router.evidence import Query
@@ -58,6 +63,7 @@ class _Question:
     Attributes:
         text: What was said; with the message before it, if both belong together.
         query: The message alone, as vectors.
+        find: Gives the record of an agent, as the channel sees it.
         view: What was true when it was ranked.
         ranking: What vectors say of it.
         times: Milliseconds per step; filled as it goes.
@@ -67,6 +73,7 @@ class _Question:
     call: Call
     text: str
     query: Query
+    find: Find
     view: View
     ranking: Ranking
     together: bool = False
@@ -106,22 +113,44 @@ class Decider:
         """Which agent should answer.
 
         Raises:
-            AgentNotFound: The agent that the caller names is not there.
+            AgentNotFound: The agent that the caller names is not there, or not in the channel.
             InvalidMessage: `explicit` without an agent.
         """
         began = time.perf_counter()
+        wiring = self._index.wiring(call.tenant, request.channel, request.subset)
         if request.agent is not None:
-            decision = await self._named(request, request.agent, call.tenant)
+            decision = await self._named(request, request.agent, call.tenant, wiring)
         elif request.method == "explicit":
             raise InvalidMessage("/agent: is needed with method `explicit`", field="/agent")
+        elif wiring is not None and not wiring.resolved:
+            decision = unresolved(wiring)
         else:
-            decision = await self._found(request, call)
+            decision = await self._found(as_the_channel_has_it(request, wiring), call)
+            decision = self._or_fallback(decision, request, call.tenant)
         self.outcomes[decision.outcome] += 1
         return decision.model_copy(update={"time_ms": {**decision.time_ms, "total": _ms(began)}})
 
     def _find(self, key: ThingKey) -> Thing | None:
         entered = self._membership.get(key)
         return entered.thing if entered else None
+
+    def _finder(self, request: Decide, tenant: str) -> Find:
+        """Gives agents with the capabilities that they have in the channel."""
+        wiring = self._index.wiring(tenant, request.channel, request.subset)
+        if wiring is None:
+            return self._find
+        return lambda key: wiring.narrowed(one, key) if (one := self._find(key)) else None
+
+    def _or_fallback(self, decision: Decision, request: Decide, tenant: str) -> Decision:
+        """The decision, or where nobody is sure, who answers then on the channel."""
+        wiring = self._index.wiring(tenant, request.channel, request.subset)
+        if wiring is None or wiring.fallback is None or decision.outcome in ("routed", "several"):
+            return decision
+        key = wiring.fallback
+        thing = self._find(key)
+        if thing is None or not self._membership.live(key) or not thing.serves(request.channel):
+            return decision
+        return fallen_back(decision, key, wiring.narrowed(thing, key))
 
     def _view(self, request: Decide, tenant: str) -> View:
         """What is true now, by the numbers of the channel."""
@@ -136,15 +165,21 @@ class Decider:
 
     # -- by name --
 
-    async def _named(self, request: Decide, name: str, tenant: str) -> Decision:
+    async def _named(
+        self, request: Decide, name: str, tenant: str, wiring: Wiring | None
+    ) -> Decision:
         key = ThingKey(tenant, name, request.subset)
         thing = self._find(key)
         if thing is None or not self._membership.live(key):
             raise self._missing(key, registered=thing is not None)
+        if wiring is not None:
+            if not wiring.admits(key) or not thing.serves(request.channel):
+                raise not_in(wiring, name)
+            thing = wiring.narrowed(thing, key)
         ranking = Ranking()
         if len(thing.capabilities) > 1:
             (query,) = await self._index.queries([request.message])
-            ranking = self._view(request, tenant).only(key).rank(query)
+            ranking = self._view(request, tenant).only(key, thing).rank(query)
         return decision_for(key, thing, ranking, encoder=self._encoder)
 
     def _missing(self, key: ThingKey, *, registered: bool) -> AgentNotFound:
@@ -169,8 +204,9 @@ class Decider:
         began = time.perf_counter()
         # Taken after the wait: what is decided by is what is true now.
         view = self._view(request, call.tenant)
+        find = self._finder(request, call.tenant)
         question = _Question(
-            request, call, request.message, query, view, view.rank(query), times=times
+            request, call, request.message, query, find, view, view.rank(query), times=times
         )
         times["search"] = _ms(began)
         if before := message_before(request.history):
@@ -234,7 +270,7 @@ class Decider:
             rankings,
             question.ranking,
             question.call.tenant,
-            self._find,
+            question.find,
             limit=question.request.limit,
             encoder=self._encoder,
         )
@@ -257,7 +293,7 @@ class Decider:
             settled,
             ranking,
             call.tenant,
-            self._find,
+            question.find,
             limit=request.limit,
             encoder=self._encoder,
             used=used,
@@ -315,7 +351,7 @@ class Decider:
         prompt = prompt_for(
             self._settings.router_llm_design,
             question.text,
-            cards(options, question.call.tenant, self._find),
+            cards(options, question.call.tenant, question.find),
             prompts=self._prompts,
             channel=question.request.channel,
             language=question.request.language,

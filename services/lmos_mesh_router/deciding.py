@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from lmos_mesh.membership import ThingKey
-from lmos_mesh.messages import Candidate, Decision, ModelUse, Part, Utterance
+from lmos_mesh.messages import Candidate, Decide, Decision, ModelUse, Part, Utterance
 from lmos_mesh.things import Thing
+from lmos_mesh.wiring import Wiring
 from lmos_mesh_router.evidence import Mask, Query
 from lmos_mesh_router.hybrid import FAST_TRACK_HITS, Hit, Option, Policy, Seen, Settled, lmos_score
 from lmos_mesh_router.prompts import Card
@@ -279,6 +280,38 @@ def decision_of_parts(
         method="vector",
         reason=f"the message is {len(parts)} requests, for {names}",
         encoder=encoder,
+    )
+
+
+def as_the_channel_has_it(request: Decide, wiring: Wiring | None) -> Decide:
+    """The question with what the channel says where the caller says nothing."""
+    if wiring is None:
+        return request
+    said = {
+        name: value
+        for name in ("method", "threshold", "language")
+        if getattr(request, name) is None and (value := getattr(wiring.router, name)) is not None
+    }
+    return request.model_copy(update=said) if said else request
+
+
+def unresolved(wiring: Wiring) -> Decision:
+    """What is answered where nobody may be asked yet."""
+    return Decision(outcome="nobody", reason=f"{wiring} has never been resolved to a Routing")
+
+
+def fallen_back(decision: Decision, key: ThingKey, thing: Thing) -> Decision:
+    """The same, for the agent that answers where nobody is sure."""
+    first = thing.capabilities[0].id if thing.capabilities else ""
+    return decision.model_copy(
+        update={
+            "outcome": "routed",
+            "agent": key.name,
+            "subset": key.subset,
+            "capability": first,
+            "method": "fallback",
+            "reason": f"{decision.reason}; {key.name} is who answers then on this channel",
+        }
     )
 
 

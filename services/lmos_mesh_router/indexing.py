@@ -9,7 +9,7 @@ when it is quiet, what was learned from all of it.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lmos_mesh.directory import Directory
 from lmos_mesh.membership import Membership, ThingKey
 from lmos_mesh.things import Thing
+from lmos_mesh.wiring import Wiring, Wirings
 from lmos_mesh_router.embedding import BATCH, Embedder, Vector
 from lmos_mesh_router.evidence import (
     Block,
@@ -77,9 +78,10 @@ class View:
         """The agents that a message could be for."""
         return rank(query, self.learned, self.eligible)
 
-    def only(self, key: ThingKey) -> "View":
-        """The same with a single agent."""
-        return View(self.learned, self.learned.matrix.mask([key]))
+    def only(self, key: ThingKey, thing: Thing) -> "View":
+        """The same with a single agent, and of that no capabilities but those of `thing`."""
+        matrix = self.learned.matrix
+        return View(self.learned, _wired(matrix, matrix.mask([key]), lambda _: thing))
 
 
 @dataclass(eq=False)
@@ -181,8 +183,10 @@ class Index:
         embedder: Embedder,
         kept: KeptVectors,
         lessons: KeptLessons,
+        wirings: Wirings | None = None,
     ) -> None:
         encoder = embedder.encoder
+        self._wirings = wirings
         self.progress = Progress()
         self._directory = directory
         self._embedder = embedder
@@ -205,8 +209,22 @@ class Index:
 
     # -- what is asked --
 
+    def wiring(self, tenant: str, channel: str, subset: str) -> Wiring | None:
+        """What a closed channel lets through; None for an open one."""
+        return self._wirings.of(tenant, channel, subset) if self._wirings is not None else None
+
+    def forget_views(self) -> None:
+        """Other agents may serve the channels from now on."""
+        if self._wirings is not None:
+            self._wirings.forget()
+        for state in self._tenants.values():
+            state.views.clear()
+
     def view(self, tenant: str, channel: str, subset: str) -> View:
-        """What a question may use: live agents of the tenant that serve the channel."""
+        """What a question may use: live agents of the tenant that serve the channel.
+
+        Of a closed channel those of its Routing, with the capabilities that are wired there.
+        """
         state = self._tenants.get(tenant)
         if state is None:
             return View(self._nothing, np.zeros(0, np.bool_))
@@ -214,15 +232,26 @@ class Index:
         view = state.views.get(place)
         if view is None:
             matrix = state.learned.matrix
-            allowed = state.allowed.get(place)
-            if allowed is None:
-                if len(state.allowed) >= _MOST_VIEWS:
-                    state.views.clear()
-                    state.allowed.clear()
-                allowed = {key for key in matrix.agents if self._eligible(key, channel, subset)}
-                state.allowed[place] = allowed
-            view = state.views[place] = View(state.learned, matrix.mask(allowed))
+            wiring = self.wiring(tenant, channel, subset)
+            if wiring is None:
+                mask = matrix.mask(self._allowed(state, place))
+            else:
+                mask = self._wired_mask(matrix, wiring)
+            if len(state.views) >= _MOST_VIEWS:
+                state.views.clear()
+            view = state.views[place] = View(state.learned, mask)
         return view
+
+    def _allowed(self, state: _Tenant, place: tuple[str, str]) -> set[ThingKey]:
+        """Who may be chosen on an open channel."""
+        allowed = state.allowed.get(place)
+        if allowed is None:
+            if len(state.allowed) >= _MOST_VIEWS:
+                state.allowed.clear()
+            agents = state.learned.matrix.agents
+            allowed = {key for key in agents if self._eligible(key, *place)}
+            state.allowed[place] = allowed
+        return allowed
 
     def _look_again(self, state: _Tenant, key: ThingKey) -> None:
         """Whether an agent may be chosen, wherever somebody asked."""
@@ -232,6 +261,15 @@ class Index:
                 allowed.add(key)
             else:
                 allowed.discard(key)
+
+    def _wired_mask(self, matrix: EvidenceMatrix, wiring: Wiring) -> Mask:
+        things = {
+            key: wiring.narrowed(entered.thing, key)
+            for key in wiring.agents
+            if self._eligible(key, wiring.channel, key.subset)
+            and (entered := self._membership.get(key)) is not None
+        }
+        return _wired(matrix, matrix.mask(things), things.__getitem__)
 
     def _eligible(self, key: ThingKey, channel: str, subset: str) -> bool:
         membership = self._membership
@@ -593,6 +631,14 @@ class Index:
 
 def _indexed(learned: Learned, frozen: Frozen) -> Learned:
     return replace(learned, matrix=learned.matrix.indexed(frozen))
+
+
+def _wired(matrix: EvidenceMatrix, mask: Mask, thing_of: Callable[[ThingKey], Thing]) -> Mask:
+    """Of these classes those that are a capability of their agent."""
+    for at in np.flatnonzero(mask).tolist():
+        key, capability = matrix.classes[at]
+        mask[at] = any(one.id == capability for one in thing_of(key).capabilities)
+    return mask
 
 
 _NO_WORDS = np.zeros(0, np.float32)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from lmos_mesh import audit, subjects
+from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.directory import Directory
@@ -27,6 +28,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.transport import Log
+from lmos_mesh.wiring import Wirings
 from lmos_mesh_router.decider import NO_MODEL, Decider
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import load_encoder
@@ -95,10 +97,13 @@ class Router:
             await kept.read(now=time.time())
             bus.spawn(kept.run(), name="kept vectors")
         self._directory = Directory(bus)
-        self._index = Index(
-            self._directory, self._embedder, kept, KeptLessons(store, encoder.fingerprint)
-        )
+        applied = Applied(bus)
+        lessons = KeptLessons(store, encoder.fingerprint)
+        wirings = Wirings(applied.index)
+        self._index = Index(self._directory, self._embedder, kept, lessons, wirings)
+        applied.on_change(lambda _: self._index.forget_views())
         await self._directory.follow()
+        await applied.follow()
         await audit.prepare(bus)
         fits = Fits(bus, encoder.fingerprint)
         await fits.follow()

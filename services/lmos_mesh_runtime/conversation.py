@@ -15,12 +15,11 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.messages import (
     DEFAULT_CHANNEL,
     Answer,
-    Candidate,
-    Decision,
     Turn,
     Utterance,
 )
 from lmos_mesh.transport import Bucket, Log
+from lmos_mesh.weights import Side
 
 CONVERSATIONS = Bucket(name="lmos_conversations", tokens=2)
 HISTORY = Log(name="LMOS_HISTORY", subjects=("lmos.*.history.*",))
@@ -51,10 +50,16 @@ class Running(Message):
 
 
 class Record(Message):
-    """A conversation as it is kept: the last turns here, older ones in a stream."""
+    """A conversation as it is kept: the last turns here, older ones in a stream.
+
+    Attributes:
+        side: Which release line carries it, and what decided that; None if its callers always
+            named one.
+    """
 
     conversation: str
     channel: str = DEFAULT_CHANNEL
+    side: Side | None = None
     turns: tuple[Turn, ...] = ()
     running: Running | None = None
     archived: int = 0
@@ -93,6 +98,7 @@ def begin(
     conversation: str,
     channel: str,
     now: float,
+    side: Side | None = None,
     holder_is_dead: bool = False,
 ) -> Begin | Again | Wait:
     """What a message does to a conversation.
@@ -104,11 +110,18 @@ def begin(
         conversation: Its id.
         channel: The way in.
         now: Unix seconds.
+        side: Which release line carries the conversation from now on.
         holder_is_dead: Whether the one who carries the running turn is known to have died.
     """
     if record is None:
         return Begin(
-            Record(conversation=conversation, channel=channel, turns=(turn,), running=running)
+            Record(
+                conversation=conversation,
+                channel=channel,
+                side=side,
+                turns=(turn,),
+                running=running,
+            )
         )
     known = record.turn(turn.turn)
     if known is not None and known.state == "done":
@@ -119,7 +132,8 @@ def begin(
         record = _given_up(record, now=now)
     # The same turn after a failure is another try.
     turns = tuple(one for one in record.turns if one.turn != turn.turn)
-    return Begin(record.model_copy(update={"turns": (*turns, turn), "running": running}))
+    begun = {"turns": (*turns, turn), "running": running, "side": side}
+    return Begin(record.model_copy(update=begun))
 
 
 def _given_up(record: Record, *, now: float) -> Record:
@@ -195,30 +209,6 @@ def answer_of(turn: Turn, conversation: str) -> Answer:
         asked_back=turn.asked_back,
         attempts=turn.attempts,
     )
-
-
-def likely(decision: Decision) -> Sequence[Candidate]:
-    """What to offer when no agent was chosen: those that it could be, then the others."""
-    could_be = set(decision.could_be) if decision.outcome == "unsure" else set[str]()
-    return sorted(decision.candidates, key=lambda one: one.agent not in could_be)
-
-
-def ask_back(choices: Sequence[tuple[str, str]], *, out_of_scope: bool = False) -> str:
-    """What to say when no agent is convincing.
-
-    Args:
-        choices: (capability, agent) of what the mesh could do, the nearest first.
-        out_of_scope: Whether it is about something that nobody here can do.
-    """
-    if not choices:
-        return "Nobody here can help with that yet: no agent is running."
-    named = "; ".join(f"{capability} ({agent})" for capability, agent in choices)
-    doubt = (
-        "I do not think that anybody here can help with that."
-        if out_of_scope
-        else "I am not sure who can help with that."
-    )
-    return f"{doubt} I could do this: {named}. What would you like?"
 
 
 def error_of(problem: dict[str, Any]) -> dict[str, Any]:

@@ -4,27 +4,18 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from pydantic import Field
-
-from lmos_mesh import subjects
-from lmos_mesh.bus import RESTART_S, Bus, route
+from lmos_mesh import subjects, turn_reports
+from lmos_mesh.applied import Applied
+from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.codec import encode_value
 from lmos_mesh.directory import Directory
-from lmos_mesh.errors import (
-    AgentNotFound,
-    MeshError,
-    NotFound,
-    Unavailable,
-)
-from lmos_mesh.invocation import Circumstances
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.errors import MeshError, NotFound, Unavailable
 from lmos_mesh.messages import (
     CANCEL_TURN,
     CONVERSE,
-    DECIDE,
     FORGET_CONVERSATION,
     GET_CONVERSATION,
     Answer,
@@ -32,49 +23,30 @@ from lmos_mesh.messages import (
     Conversation,
     ConversationForgotten,
     Converse,
-    Decide,
-    Decision,
     ForgetConversation,
     GetConversation,
     Turn,
     TurnCancelled,
-    Utterance,
 )
-from lmos_mesh.reply_stream import Patience
 from lmos_mesh.service import announce_service, run_forever
-from lmos_mesh.settings import Settings
-from lmos_mesh.things import Capability
-from lmos_mesh_runtime.asking import ACK_S, Ask, Asker
+from lmos_mesh.weights import Side
+from lmos_mesh_runtime.carrying import Carrier
 from lmos_mesh_runtime.conversation import (
     CONVERSATIONS,
     HISTORY,
     Record,
     all_turns,
     answer_of,
-    ask_back,
     history_of,
-    likely,
     said_before,
 )
+from lmos_mesh_runtime.routing import Ways, drawn_by
+from lmos_mesh_runtime.settings import RuntimeSettings
 from lmos_mesh_runtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-_CHOICES = 5
-
-
-class RuntimeSettings(Settings):
-    """Settings of the runtime.
-
-    Attributes:
-        runtime_turn_timeout_s: How long a turn may take if the caller sets no deadline.
-        runtime_idle_timeout_s: How long an agent may be silent in mid-answer.
-        runtime_concurrency: How many turns one replica carries at a time.
-    """
-
-    runtime_turn_timeout_s: float = Field(default=300.0, gt=0)
-    runtime_idle_timeout_s: float = Field(default=30.0, gt=0)
-    runtime_concurrency: int = Field(default=1024, ge=1)
+__all__ = ["Runtime", "RuntimeSettings"]
 
 
 class Runtime:
@@ -99,9 +71,14 @@ class Runtime:
             turn_timeout_s=self._settings.runtime_turn_timeout_s,
             clock=self._clock,
         )
-        self._asker = Asker(bus, self._directory.membership)
-        self._directory.on_change(self._asker.lost)
+        applied = Applied(bus)
+        self._ways = Ways(applied.index)
+        applied.on_change(lambda _: self._ways.forget())
+        self._carrier = Carrier(bus, self._settings, self._directory, self._ways, clock=self._clock)
         await self._directory.follow()
+        await applied.follow()
+        if self._settings.runtime_reports:
+            await turn_reports.prepare(bus)
         await bus.serve(
             "runtime",
             [
@@ -119,7 +96,10 @@ class Runtime:
             ["converse", "conversation", "cancel", "forget"],
         )
         ready()
-        await run_forever()
+        try:
+            await run_forever()
+        finally:
+            self._carrier.close()
 
     # -- a turn --
 
@@ -140,14 +120,26 @@ class Runtime:
             user=request.user or "",
         )
         if not request.store:
-            answered = await self._answer(request, call, turn, conversation, request.history)
-            return answered[0]
-        claimed = await self._turns.claim(request, call, turn, conversation)
+            named = drawn_by(request, conversation, request.history)
+            side = self._ways.side(request, call.tenant, named, None)
+            way = self._ways.way(request, call.tenant, side)
+            answer, _ = await self._carrier.carry(
+                request, call, turn, way, conversation=conversation, history=request.history
+            )
+            return answer
+
+        def side_of(record: Record | None) -> Side | None:
+            return self._side(request, call.tenant, conversation, record)
+
+        claimed = await self._turns.claim(request, call, turn, conversation, side_of)
         if isinstance(claimed, Turn):
             return await self._repeat(claimed, call, conversation)
+        way = self._ways.way(request, call.tenant, claimed.record.side)
         history = said_before(claimed.record.turns)
         try:
-            answer, ended = await self._answer(request, call, turn, conversation, history)
+            answer, ended = await self._carrier.carry(
+                request, call, turn, way, conversation=conversation, history=history
+            )
         except asyncio.CancelledError:
             await self._turns.cancelled(claimed, call)
             raise
@@ -160,109 +152,16 @@ class Runtime:
         await self._turns.answered(claimed, call, ended)
         return answer
 
-    async def _answer(
-        self,
-        request: Converse,
-        call: Call,
-        turn: Turn,
-        conversation: str,
-        history: Sequence[Utterance],
-    ) -> tuple[Answer, Turn]:
-        decision = await self._decide(request, call, history)
-        await call.send("status", {"state": "routed", "decision": decision.model_dump()})
-        if decision.outcome != "routed":
-            choices = [
-                (one.capability_name or one.capability, one.agent)
-                for one in likely(decision)[:_CHOICES]
-            ]
-            text = ask_back(choices, out_of_scope=decision.outcome == "out_of_scope")
-            await call.send("delta", text)
-            ended = turn.model_copy(
-                update={
-                    "state": "done",
-                    "answer": text,
-                    "asked_back": True,
-                    "ended": self._clock(),
-                }
-            )
-            return self._shown(ended, conversation, decision), ended
-        ask = self._ask(request, call, turn, conversation, history, decision)
-        text = await self._asker.ask(ask)
-        ended = turn.model_copy(
-            update={
-                "state": "done",
-                "answer": text,
-                "agent": decision.agent,
-                "subset": decision.subset,
-                "capability": ask.capability.id,
-                "instance": ask.instance,
-                "attempts": ask.attempts,
-                "ended": self._clock(),
-            }
-        )
-        return self._shown(ended, conversation, decision), ended
-
-    @staticmethod
-    def _shown(turn: Turn, conversation: str, decision: Decision) -> Answer:
-        return answer_of(turn, conversation).model_copy(update={"decision": decision})
-
-    async def _decide(
-        self, request: Converse, call: Call, history: Sequence[Utterance]
-    ) -> Decision:
-        return await self._bus.call(
-            DECIDE,
-            Decide(
-                message=request.message,
-                history=tuple(history[-10:]),
-                channel=request.channel,
-                subset=request.subset,
-                method="explicit" if request.agent else request.method,
-                agent=request.agent,
-            ),
-            tenant=call.tenant,
-            nobody_s=RESTART_S,
-        )
-
-    def _ask(
-        self,
-        request: Converse,
-        call: Call,
-        turn: Turn,
-        conversation: str,
-        history: Sequence[Utterance],
-        decision: Decision,
-    ) -> Ask:
-        key = ThingKey(call.tenant, decision.agent, decision.subset)
-        entered = self._directory.membership.get(key)
-        known = entered.thing.capabilities if entered else ()
-        capability = next(
-            (one for one in known if one.id == decision.capability),
-            known[0] if known else Capability(id=decision.capability),
-        )
-        if entered is None:
-            raise AgentNotFound(f"agent {key.name!r} ({key.subset}) has just left")
-        remaining_s = call.remaining_s
-        total_s = self._settings.runtime_turn_timeout_s
-        return Ask(
-            key=key,
-            capability=capability,
-            circumstances=Circumstances(
-                message=request.message,
-                conversation=conversation,
-                turn=turn.turn,
-                channel=request.channel,
-                user=request.user or "",
-                history=tuple(history),
-            ),
-            task=f"{conversation}.{turn.turn}.{call.task}",
-            restarts=request.restarts or not call.streaming,
-            send=call.send,
-            patience=Patience(
-                ACK_S,
-                self._settings.runtime_idle_timeout_s,
-                total_s if remaining_s is None else min(total_s, remaining_s),
-            ),
-        )
+    def _side(
+        self, request: Converse, tenant: str, conversation: str, record: Record | None
+    ) -> Side | None:
+        """Which release line carries a conversation; one that changes channels is drawn anew."""
+        if record is None or record.channel != request.channel:
+            kept = None
+        else:
+            # One without a side is older than rollouts.
+            kept = record.side or Side(subset=self._ways.usual(tenant, request.channel))
+        return self._ways.side(request, tenant, conversation, kept)
 
     async def _repeat(self, turn: Turn, call: Call, conversation: str) -> Answer:
         """The same turn again gives the same answer."""

@@ -12,6 +12,7 @@ from lmos_mesh.calls import Call
 from lmos_mesh.errors import AgentFailed, Conflict, MeshError, TooLarge, Unavailable
 from lmos_mesh.messages import Converse, Turn
 from lmos_mesh.transport import KeyValue, Stream
+from lmos_mesh.weights import Side
 from lmos_mesh_runtime.conversation import (
     Again,
     Begin,
@@ -62,9 +63,21 @@ class Turns:
         self._clock = clock
 
     async def claim(
-        self, request: Converse, call: Call, turn: Turn, conversation: str
+        self,
+        request: Converse,
+        call: Call,
+        turn: Turn,
+        conversation: str,
+        side_of: Callable[[Record | None], Side | None],
     ) -> Held | Turn:
         """Make the turn the running one, waiting for the one before it; or find it done.
+
+        Args:
+            request: The message.
+            call: Who asks.
+            turn: The message as a running turn.
+            conversation: Its id.
+            side_of: Which release line carries the conversation from now on.
 
         Raises:
             Conflict: The one before it was still running at the deadline.
@@ -90,6 +103,7 @@ class Turns:
                 conversation=conversation,
                 channel=request.channel,
                 now=self._clock(),
+                side=side_of(record),
                 holder_is_dead=holder_is_dead,
             )
             if isinstance(outcome, Again):

@@ -20,7 +20,7 @@ from testcontainers.compose import DockerCompose
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
-SERVICES = {"nats", "registry", "router", "runtime", "http", "billing"}
+SERVICES = {"nats", "registry", "router", "runtime", "operator", "http", "billing"}
 OURS = SERVICES - {"nats"}
 
 # The first build fetches some 200 MB of packages and the embedding model.

@@ -18,7 +18,6 @@ from lmos_mesh_runtime.conversation import (
     Wait,
     all_turns,
     answer_of,
-    ask_back,
     begin,
     error_of,
     finish,
@@ -243,16 +242,6 @@ def test_the_answer_of_a_turn_is_told_as_it_was() -> None:
 
     assert (answer.answer, answer.agent, answer.capability, answer.attempts) == ("a", "x", "y", 2)
     assert (answer.conversation, answer.turn) == ("c", "t1")
-
-
-def test_asking_back_names_what_the_mesh_could_do() -> None:
-    text = ask_back([("view bill", "billing"), ("forecast", "weather")])
-    other = ask_back([("view bill", "billing")], out_of_scope=True)
-
-    assert "view bill (billing); forecast (weather)" in text
-    assert "not sure who" in text
-    assert "anybody here" in other
-    assert "no agent is running" in ask_back([])
 
 
 def test_only_the_outline_of_an_error_is_kept() -> None:

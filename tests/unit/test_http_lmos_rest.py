@@ -76,7 +76,10 @@ def test_everything_that_the_contract_has_is_carried():
     assert question.agent == "billing"
     assert question.channel == "ivr"
     assert question.user == "u1"
-    assert "secret" not in question.model_dump_json()
+    assert question.parameters == {"k": "v"}
+    assert question.anonymization == tuple(ENTITIES)
+    assert question.user_token == "secret"
+    assert "secret" not in repr(question)
 
 
 def test_contexts_may_be_left_out():
@@ -134,6 +137,16 @@ def test_a_reply_has_the_words_and_the_entities_unchanged():
 
     assert body == {"content": "Grüße\n", "anonymizationEntities": ENTITIES}
     assert without == {"content": "Grüße\n", "anonymizationEntities": []}
+
+
+def test_entities_that_the_agent_changed_are_told_instead_even_if_none_are_left():
+    asked = request(user("x"), anonymizationEntities=ENTITIES)
+    other = ({"type": "name", "value": "Bob", "replacement": "N-2"},)
+    changed = Answer(answer="a", conversation="c", turn="t", anonymization=other)
+    gone = Answer(answer="a", conversation="c", turn="t", anonymization=())
+
+    assert json.loads(reply_body(asked, changed))["anonymizationEntities"] == list(other)
+    assert json.loads(reply_body(asked, gone))["anonymizationEntities"] == []
 
 
 @given(st.lists(st.text(), max_size=8))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmos_mesh.errors import SettingsError
+from lmos_mesh.languages import language_of
 from lmos_mesh.things import Capability
 from lmos_mesh_router.prompts import (
     CARDS_CHARS,
@@ -17,7 +18,6 @@ from lmos_mesh_router.prompts import (
     Prompt,
     Prompts,
     Task,
-    language_of,
     parse_prompts,
     prompt_for,
 )

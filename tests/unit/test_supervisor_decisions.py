@@ -64,8 +64,9 @@ def test_no_history_makes_it_wait_for_ever_or_not_at_all(lives: list[float]) -> 
         assert 1 <= crashes.in_a_row <= len(lives)
 
 
-def test_adapters_stop_first_then_runtime_agents_router_and_the_registry_last() -> None:
+def test_adapters_stop_first_then_runtime_and_operator_agents_and_the_registry_last() -> None:
     programs = [
+        program("service", "operator"),
         program("service", "registry"),
         program("service", "registry", "registry-2"),
         program("service", "router"),
@@ -80,7 +81,7 @@ def test_adapters_stop_first_then_runtime_agents_router_and_the_registry_last() 
 
     assert stages == [
         ["http", "mqtt"],
-        ["runtime"],
+        ["operator", "runtime"],
         ["billing"],
         ["memory"],
         ["router"],
@@ -103,7 +104,7 @@ def test_everything_installed_is_started_once_unless_told_otherwise() -> None:
 
 
 def test_replicas_of_a_service_that_is_not_there_are_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"'regsitry'.*there are registry, router, runtime"):
+    with pytest.raises(SettingsError, match=r"'regsitry'.*there are operator, registry"):
         installed_programs({"regsitry": 2})
 
 

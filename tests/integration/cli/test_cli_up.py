@@ -40,6 +40,7 @@ def test_a_mesh_is_up_when_everything_answers_and_ctrl_c_leaves_nothing(
     assert mesh.up["failing"] == []
     assert [one.name for one in record.processes] == [
         "nats",
+        "operator",
         "registry",
         "router",
         "runtime",
@@ -293,9 +294,9 @@ def test_replicas_are_processes_of_their_own(start_mesh: StartMesh) -> None:
 
     names = [one.name for one in mesh.record.processes]
 
-    assert names == ["nats", "registry", "registry-2", "runtime"]
+    assert names == ["nats", "operator", "registry", "registry-2", "runtime"]
     assert mesh.pid("registry") != mesh.pid("registry-2")
-    assert mesh.record.processes[2].log.stat().st_size > 0
+    assert mesh.record.processes[3].log.stat().st_size > 0
 
 
 async def test_a_server_that_is_there_already_is_used_and_left_alone(

@@ -1,0 +1,484 @@
+"""Takes what people apply, and says what there is: the part of the operator that every replica is.
+
+What is asked about one resource is read from the store, so that whoever wrote reads it back.
+"""
+
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from lmos_mesh import audit
+from lmos_mesh.applied import Applied
+from lmos_mesh.bus import Bus, Route, route
+from lmos_mesh.calls import Call
+from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
+from lmos_mesh.events import rfc3339
+from lmos_mesh.messages import (
+    APPLY_RESOURCE,
+    DELETE_RESOURCE,
+    GET_RESOURCE,
+    GET_RESOURCE_HISTORY,
+    LIST_RESOURCES,
+    RESTORE_ROUTING,
+    ApplyResource,
+    DeleteResource,
+    FoundResource,
+    GetResource,
+    GetResourceHistory,
+    ListResources,
+    ResourceApplied,
+    ResourceDeleted,
+    ResourceHistory,
+    ResourcesListed,
+    ResourceVersion,
+    RestoreRouting,
+)
+from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
+from lmos_mesh.resource_store import PastResource, ResourceStore
+from lmos_mesh.resources import (
+    KINDS,
+    Channel,
+    ChannelRouting,
+    ChannelStatus,
+    Resource,
+    kind_named,
+)
+from lmos_mesh_operator import resource_rules as rules
+from lmos_mesh_operator.reconcile import key_of_routing, restored
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 12
+_KNOWN_S = 2.0
+_REMEMBERED = 4096
+# A reply's own members, and what its encoding adds.
+_ROOM = 0.9
+_ROOM_BYTES = 4096
+
+
+class Keeping:
+    """The operator's endpoints about resources.
+
+    Args:
+        bus: Where the resources are.
+        applied: What there is.
+        check: Says what else is wrong with a resource, in view of the others; empty if nothing.
+        foresee: What would become of a Channel, in a sentence; empty if it would be resolved.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        applied: Applied,
+        *,
+        check: Callable[[Resource], str] = lambda _: "",
+        foresee: Callable[[Channel], str] = lambda _: "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._bus = bus
+        self._applied = applied
+        self._store = ResourceStore(bus)
+        self._check = check
+        self._foresee = foresee
+        self._clock = clock
+        self._rivals: OrderedDict[tuple[ResourceKey, int], str] = OrderedDict()
+        applied.on_change(self._on_change)
+
+    def routes(self) -> list[Route]:
+        """What is answered here."""
+        return [
+            route(APPLY_RESOURCE, self.apply),
+            route(GET_RESOURCE, self.get),
+            route(LIST_RESOURCES, self.list),
+            route(DELETE_RESOURCE, self.delete),
+            route(GET_RESOURCE_HISTORY, self.history),
+            route(RESTORE_ROUTING, self.restore),
+        ]
+
+    async def apply(self, request: ApplyResource, call: Call) -> ResourceApplied:
+        """Keep a resource, or say what would become of it.
+
+        Raises:
+            InvalidMessage: It breaks the rules; every fault is listed.
+            Conflict: It is not at the revision that it should replace, its name or its place is
+                taken, or it does not fit the others.
+        """
+        resource, filled = rules.admitted(request.resource, call.tenant)
+        key = key_of(resource)
+        for _ in range(_TRIES):
+            held = await self._store.get(key)
+            before = held.resource if held is not None else None
+            revision = held.revision if held is not None else 0
+            self._check_revision(key, revision, request.revision)
+            rules.refuse_anothers(before, call.tenant)
+            if isinstance(resource, Channel) and (
+                name := rules.rival(self._applied.index, resource)
+            ):
+                raise rules.taken(resource, name)
+            if fault := self._check(resource):
+                raise Conflict(f"{key} does not fit what there is: {fault}")
+            now = rfc3339(self._clock())
+            after = rules.successor(resource, before, uid=str(uuid.uuid4()), now=now)
+            notes = [*filled, *rules.notes_on(self._applied.index, after, before)]
+            if isinstance(after, Channel) and (foreseen := self._foresee(after)):
+                notes.append(foreseen)
+            said = ResourceApplied(
+                kind=key.kind,
+                namespace=key.namespace,
+                name=key.name,
+                what="created" if before is None else "configured",
+                revision=revision,
+                before=shown(before) if before is not None else None,
+                after=shown(after),
+                notes=tuple(notes),
+            )
+            if rules.is_same(after, before):
+                return said.model_copy(update={"what": "unchanged"})
+            if request.dry_run:
+                return said
+            try:
+                written = await self._store.put(after, expected=revision)
+            except Conflict:
+                if request.revision is not None:
+                    raise
+                continue  # its status was written meanwhile, or somebody else applies it too
+            await self._applied.until_known(key, written, within_s=_KNOWN_S)
+            if isinstance(after, Channel):
+                await self._yield_place(after, before, written)
+            self._audit(call, said.what, key, revision=written)
+            metadata = after.metadata.model_copy(update={"resource_version": str(written)})
+            after = after.model_copy(update={"metadata": metadata})
+            return said.model_copy(update={"revision": written, "after": shown(after)})
+        raise _busy(key)
+
+    async def _yield_place(self, channel: Channel, before: Resource | None, revision: int) -> None:
+        """Of two that were applied for one place at the same time, the later one leaves."""
+        key = key_of(channel)
+        name = self._rivals.get((key, revision))
+        if name is None:  # the feed was interrupted: nobody knows who was first
+            name = rules.rival(self._applied.index, channel) or ""
+        if not name:
+            return
+        for _ in range(_TRIES):
+            held = await self._store.get(key)
+            if held is None or held.resource.metadata.generation != channel.metadata.generation:
+                break
+            with suppress(Conflict):  # its status was just written
+                if before is None:
+                    await self._store.delete(key, expected=held.revision)
+                else:
+                    await self._store.put(before, expected=held.revision)
+                break
+        raise rules.taken(channel, name)
+
+    def _on_change(self, changed: Sequence[ResourceKey]) -> None:
+        """Note whose place a Channel was in when it came: that one was first."""
+        for key in changed:
+            kept = self._applied.index.kept(key)
+            if kept is None or not isinstance(kept.resource, Channel):
+                continue
+            rival = rules.rival(self._applied.index, kept.resource)
+            self._rivals[key, kept.revision] = rival or ""
+            if len(self._rivals) > _REMEMBERED:
+                self._rivals.popitem(last=False)
+
+    async def get(self, request: GetResource, call: Call) -> FoundResource:
+        """One resource, as it is or as it was.
+
+        Raises:
+            InvalidMessage: That is no kind.
+            NotFound: There is none of that name, or that revision of it is not kept.
+        """
+        key = _key(request.kind, request.namespace, request.name)
+        held = await self._store.get(key)
+        if held is None or not rules.concerns(held.resource, call.tenant):
+            raise self._unknown(key, call.tenant)
+        if request.revision in (None, held.revision):
+            return FoundResource(resource=shown(held.resource), revision=held.revision)
+        past = self._past(await self._store.history(key), key, request.revision, call.tenant)
+        assert past.resource is not None
+        return FoundResource(resource=shown(past.resource), revision=past.revision)
+
+    async def list(self, request: ListResources, call: Call) -> ResourcesListed:
+        """The resources that fit, as many as fit into one reply.
+
+        Raises:
+            InvalidMessage: That is no kind.
+        """
+        kind = _kind(request.kind) if request.kind is not None else None
+        found = sorted(
+            (
+                one
+                for one in self._applied.index
+                if (kind is None or one.key.kind == kind)
+                and request.namespace in (None, one.key.namespace)
+                and rules.concerns(one.resource, call.tenant)
+                and rules.fits(one.resource, request.labels)
+            ),
+            key=lambda one: one.key,
+        )
+        page = found[request.offset : request.offset + request.limit]
+        resources = [shown(one.resource) for one in page]
+        count = _fitting(resources, page, self._bus.transport.max_payload)
+        following = request.offset + count
+        return ResourcesListed(
+            resources=tuple(resources[:count]),
+            total=len(found),
+            next=following if count and following < len(found) else None,
+        )
+
+    async def delete(self, request: DeleteResource, call: Call) -> ResourceDeleted:
+        """Forget a resource; a Channel takes its Routing with it.
+
+        Raises:
+            InvalidMessage: That is no kind, or one that only the operator deletes.
+            NotFound: There is none of that name.
+            Conflict: It is not at the revision that is known.
+        """
+        key = _key(request.kind, request.namespace, request.name)
+        if key.kind == ChannelRouting.__name__:
+            raise InvalidMessage(
+                "a ChannelRouting goes with its Channel: delete that", field="/kind"
+            )
+        for _ in range(_TRIES):
+            held = await self._store.get(key)
+            if held is None or not rules.concerns(held.resource, call.tenant):
+                raise self._unknown(key, call.tenant)
+            self._check_revision(key, held.revision, request.revision)
+            also: tuple[str, ...] = ()
+            if key.kind == Channel.__name__ and await self._store.get(key_of_routing(key)):
+                also = (f"{ChannelRouting.__name__}/{key.name}",)
+            try:
+                gone = await self._store.delete(key, expected=held.revision)
+            except Conflict:
+                if request.revision is not None:
+                    raise
+                continue
+            await self._applied.until_known(key, gone, within_s=_KNOWN_S)
+            if also:
+                await self._delete_routing(key)
+            self._audit(call, "deleted", key, revision=held.revision)
+            return ResourceDeleted(kind=key.kind, namespace=key.namespace, name=key.name, also=also)
+        raise _busy(key)
+
+    async def _delete_routing(self, channel: ResourceKey) -> None:
+        """If we end before this, whoever leads finds it without a Channel."""
+        key = key_of_routing(channel)
+        for _ in range(_TRIES):
+            held = await self._store.get(key)
+            if held is None:
+                return
+            with suppress(Conflict):
+                await self._store.delete(key, expected=held.revision)
+
+    async def history(self, request: GetResourceHistory, call: Call) -> ResourceHistory:
+        """The versions that are kept, the latest first.
+
+        Raises:
+            InvalidMessage: That is no kind.
+            NotFound: There is none of that name.
+        """
+        key = _key(request.kind, request.namespace, request.name)
+        held = await self._store.get(key)
+        if held is None or not rules.concerns(held.resource, call.tenant):
+            raise self._unknown(key, call.tenant)
+        versions = tuple(
+            ResourceVersion(
+                revision=one.revision,
+                at=one.at,
+                generation=one.resource.metadata.generation if one.resource is not None else 0,
+                summary=rules.summary(one.resource) if one.resource is not None else "",
+                gone=one.gone,
+            )
+            for one in reversed(await self._store.history(key))
+            # A name may have been another tenant's before.
+            if one.resource is None or rules.concerns(one.resource, call.tenant)
+        )
+        return ResourceHistory(
+            kind=key.kind, namespace=key.namespace, name=key.name, versions=versions
+        )
+
+    async def restore(self, request: RestoreRouting, call: Call) -> FoundResource:
+        """Put an earlier Routing of a Channel back, or let the operator go on.
+
+        Raises:
+            NotFound: There is no such Channel, or that Routing of it is not kept.
+            Conflict: It was for another tenant, channel or subset.
+        """
+        key = _key(Channel.__name__, request.namespace, request.name)
+        for _ in range(_TRIES):
+            held = await self._store.get(key)
+            channel = held.resource if held is not None else None
+            if (
+                held is None
+                or not isinstance(channel, Channel)
+                or not rules.concerns(channel, call.tenant)
+            ):
+                raise self._unknown(key, call.tenant)
+            try:
+                found = await self._restore(request.revision, held, channel, call)
+            except _Overtaken:
+                continue
+            return FoundResource(resource=shown(found.resource), revision=found.revision)
+        raise _busy(key)
+
+    async def _restore(
+        self, revision: int | None, held: Kept, channel: Channel, call: Call
+    ) -> Kept:
+        key = key_of_routing(held.key)
+        active = await self._store.get(key)
+        if active is None or not isinstance(active.resource, ChannelRouting):
+            raise NotFound(
+                f"Channel {held.key.name!r} has no Routing",
+                hint=channel.status.message if channel.status is not None else "",
+            )
+        status = channel.status or ChannelStatus()
+        pinned = revision != 0
+        past: PastResource | None = None
+        if pinned:
+            kept = await self._store.history(key)
+            past = (
+                self._past(kept, key, revision, call.tenant)
+                if revision is not None
+                else _before(kept, active, key)
+            )
+        try:
+            if status.pinned != pinned:
+                # Before the Routing, or whoever leads would renew that at once.
+                told = status.model_copy(update={"pinned": pinned})
+                await self._store.put(
+                    channel.model_copy(update={"status": told}), expected=held.revision
+                )
+            if past is not None:
+                active = await self._activate(past, active, channel)
+        except Conflict as exc:
+            if isinstance(exc, _Misplaced):
+                raise
+            raise _Overtaken from None
+        what = "restored" if pinned else "released"
+        self._audit(call, what, key, revision=active.revision, of=past.revision if past else 0)
+        return active
+
+    async def _activate(self, past: PastResource, active: Kept, channel: Channel) -> Kept:
+        routing = past.resource
+        assert isinstance(routing, ChannelRouting)
+        if (routing.tenant, routing.channel, routing.subset) != (
+            channel.tenant,
+            channel.channel,
+            channel.subset,
+        ):
+            raise _Misplaced(
+                f"revision {past.revision} was for channel {routing.channel!r} "
+                f"({routing.subset}), which this Channel is not any more"
+            )
+        assert isinstance(active.resource, ChannelRouting)
+        if active.resource.spec == routing.spec:
+            return active
+        made = restored(channel, routing, past.revision, now=rfc3339(self._clock()))
+        revision = await self._store.put(made, expected=active.revision)
+        metadata = made.metadata.model_copy(update={"resource_version": str(revision)})
+        return Kept(
+            key=active.key,
+            resource=made.model_copy(update={"metadata": metadata}),
+            revision=revision,
+        )
+
+    @staticmethod
+    def _past(
+        kept: Iterable[PastResource], key: ResourceKey, revision: int | None, tenant: str
+    ) -> PastResource:
+        known = [
+            one for one in kept if one.resource is not None and rules.concerns(one.resource, tenant)
+        ]
+        for one in known:
+            if one.revision == revision:
+                return one
+        numbers = ", ".join(str(one.revision) for one in known)
+        raise NotFound(
+            f"revision {revision} of {key} is not kept",
+            hint=f"kept are {numbers}" if numbers else "nothing of it is kept",
+        )
+
+    @staticmethod
+    def _check_revision(key: ResourceKey, revision: int, wanted: int | None) -> None:
+        if wanted is not None and wanted != revision:
+            raise Conflict(
+                f"{key} is at revision {revision}, not {wanted}",
+                hint="read it again and repeat the change",
+                revision=revision,
+            )
+
+    def _unknown(self, key: ResourceKey, tenant: str) -> NotFound:
+        others = sorted(
+            one.key
+            for one in self._applied.index
+            if one.key.kind == key.kind and rules.concerns(one.resource, tenant)
+        )
+        if same := [one for one in others if one.name == key.name]:
+            hint = f"there is one in namespace {same[0].namespace!r}"
+        else:
+            names = ", ".join(sorted({one.name for one in others})[:5])
+            hint = f"there are {names}" if names else f"there is no {key.kind} at all"
+        return NotFound(f"{key} does not exist", hint=hint)
+
+    def _audit(self, call: Call, what: str, key: ResourceKey, **more: object) -> None:
+        logger.info("%s %s", what, key)
+        told = {"kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
+        audit.write(self._bus, call.tenant, f"resource_{what}", told)
+
+
+class _Overtaken(Exception):
+    """Somebody wrote in between: look again."""
+
+
+class _Misplaced(Conflict):
+    """A Routing that was for somebody else."""
+
+
+def _before(kept: Iterable[PastResource], active: Kept, key: ResourceKey) -> PastResource:
+    """The last Routing that said something else than the active one."""
+    assert isinstance(active.resource, ChannelRouting)
+    for one in reversed(list(kept)):
+        if (
+            one.revision < active.revision
+            and isinstance(one.resource, ChannelRouting)
+            and one.resource.spec != active.resource.spec
+        ):
+            return one
+    raise NotFound(f"{key} was never any other", hint="`lmos rollout history` lists what there was")
+
+
+def _kind(name: str) -> str:
+    kind = kind_named(name)
+    if kind is None:
+        raise InvalidMessage(
+            f"/kind: {name!r} is no kind; there are {', '.join(KINDS)}", field="/kind"
+        )
+    return kind
+
+
+def _key(kind: str, namespace: str, name: str) -> ResourceKey:
+    key = ResourceKey(_kind(kind), namespace, name)
+    if not name or not namespace:
+        field = "/namespace" if name else "/name"
+        raise InvalidMessage(f"{field}: is empty", field=field)
+    return key
+
+
+def _fitting(resources: "list[dict[str, object]]", page: "list[Kept]", max_payload: int) -> int:
+    """How many of the first fit into one reply; one at least, or nothing would ever come."""
+    room = int(max_payload * _ROOM) - _ROOM_BYTES
+    count = 0
+    for one in page:
+        room -= len(one.resource.model_dump_json(by_alias=True))
+        if room < 0 and count:
+            break
+        count += 1
+    return min(count, len(resources))
+
+
+def _busy(key: ResourceKey) -> Conflict:
+    return Conflict(f"{key} was changed by others {_TRIES} times meanwhile", hint="try again")
