@@ -249,7 +249,8 @@ def measure(
         spelled,
         middle,
         float(density.max()),
-        float(claim.max()),
+        # Who is alone claims everything, which says nothing of the message.
+        float(claim.max()) if len(classes) > 1 else learned.gate[used].usual[3],
     )
     return Measured(used, classes, scores, rows, similarities, signals)
 

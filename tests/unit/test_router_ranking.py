@@ -221,3 +221,16 @@ def _shares(scores: np.ndarray) -> np.ndarray:
 
 def _ints(numbers: npt.NDArray[np.int64]) -> list[int]:
     return [int(one) for one in numbers]
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_capability_that_is_alone_does_not_take_strangers_for_its_own(name: str) -> None:
+    learned = KNOWN[name]
+    only = np.zeros(len(learned.matrix.classes), np.bool_)
+    only[0] = True
+
+    strangers = [rank(stranger(seed), learned, only).in_scope for seed in range(200)]
+    own = [rank(near(0, 0, seed), learned, only).in_scope for seed in range(200)]
+
+    assert sum(strangers) <= 40
+    assert sum(own) >= 180
