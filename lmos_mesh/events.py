@@ -1,6 +1,6 @@
 """What has come to pass on the mesh, as CloudEvents that can be followed and read again.
 
-Every replica of a registry tells every event under the same id, and the stream keeps the first:
+Every replica of a service tells every event under the same id, and the stream keeps the first:
 so each is told once, whoever dies. `docs/events.md` is the contract.
 """
 
@@ -24,23 +24,46 @@ THING_DELETED = "lmos.thing.deleted"
 INSTANCE_JOINED = "lmos.instance.joined"
 INSTANCE_LEFT = "lmos.instance.left"
 INSTANCE_DIED = "lmos.instance.died"
+CHANNEL_RESOLVED = "lmos.channel.resolved"
+CHANNEL_UNRESOLVED = "lmos.channel.unresolved"
+ROLLOUT = "lmos.rollout."
+"""Of a rollout: followed by what became of it."""
 
-NAMES = {
-    THING_CREATED: "thing_created",
-    THING_UPDATED: "thing_updated",
-    THING_DELETED: "thing_deleted",
-    INSTANCE_JOINED: "instance_joined",
-    INSTANCE_LEFT: "instance_left",
-    INSTANCE_DIED: "instance_died",
-}
+OF_REGISTRY = frozenset(
+    {
+        THING_CREATED,
+        THING_UPDATED,
+        THING_DELETED,
+        INSTANCE_JOINED,
+        INSTANCE_LEFT,
+        INSTANCE_DIED,
+    }
+)
+OF_OPERATOR = frozenset(
+    {
+        CHANNEL_RESOLVED,
+        CHANNEL_UNRESOLVED,
+        f"{ROLLOUT}pending",
+        f"{ROLLOUT}invalid",
+        f"{ROLLOUT}began",
+        f"{ROLLOUT}stepped",
+        f"{ROLLOUT}edited",
+        f"{ROLLOUT}paused",
+        f"{ROLLOUT}resumed",
+        f"{ROLLOUT}promoted",
+        f"{ROLLOUT}rolled_back",
+        f"{ROLLOUT}aborted",
+    }
+)
+NAMES = {type: type.removeprefix("lmos.").replace(".", "_") for type in OF_REGISTRY | OF_OPERATOR}
 """The name of each type as an event of a Thing: the last token of its subject."""
 
 KEPT_S = 24 * 3600.0
 EVENTS = Log(
     name="LMOS_EVENTS",
     # Not where they are heard: there, each would be heard from each replica.
-    subjects=("lmos.*.told.registry.*",),
-    feed="lmos.{{wildcard(1)}}.event.registry.{{wildcard(2)}}",
+    subjects=("lmos.*.told.*.*",),
+    feed="lmos.{{wildcard(1)}}.event.{{wildcard(2)}}.{{wildcard(3)}}",
     max_age_s=KEPT_S,
     max_items=200_000,
 )
@@ -63,8 +86,9 @@ class CloudEvent:
 
     Attributes:
         id: Unique together with `source`; the same event has the same id whoever tells it.
-        source: Who tells it: the registry of a tenant.
-        subject: What it is about: the id of a Thing's Description, or of an instance.
+        source: Who tells it: the registry or the operator of a tenant.
+        subject: What it is about: the id of a Thing's Description or of an instance, or the
+            namespace and name of a resource.
         time: RFC 3339.
         data: What there is to say, as JSON has it; None for nothing.
         more: Further attributes (extensions).
@@ -135,14 +159,28 @@ class CloudEvent:
         )
 
 
+async def prepare(bus: Bus) -> None:
+    """Have the stream made, so that what is told from now on is kept."""
+    await bus.transport.stream(EVENTS).last()
+
+
 def subject_of(tenant: str, type: str) -> str:
-    """Where an event of a tenant's registry is heard, once."""
-    return subjects.event(tenant, "registry", NAMES[type])
+    """Where an event is heard, once."""
+    return subjects.event(tenant, _teller_of(type), NAMES[type])
 
 
 def told_at(tenant: str, type: str) -> str:
-    """Where a registry tells an event; the stream passes on to `subject_of` what is new."""
-    return f"lmos.{subjects.escape(tenant)}.told.registry.{NAMES[type]}"
+    """Where a service tells an event; the stream passes on to `subject_of` what is new."""
+    return f"lmos.{subjects.escape(tenant)}.told.{_teller_of(type)}.{NAMES[type]}"
+
+
+def source_of(tenant: str, type: str) -> str:
+    """Who tells an event, as its `source`."""
+    return f"urn:lmos-mesh:{_teller_of(type)}:{subjects.escape(tenant)}"
+
+
+def _teller_of(type: str) -> str:
+    return "registry" if type in OF_REGISTRY else "operator"
 
 
 def rfc3339(at: float) -> str:
@@ -180,13 +218,13 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 async def follow(
     bus: Bus, tenant: str, *, after: int | None = None, types: Collection[str] = ()
 ) -> AsyncGenerator[tuple[int, CloudEvent]]:
-    """The events of a tenant's registry as they come, each once, across restarts of the bus.
+    """The events of a tenant as they come, each once, across restarts of the bus.
 
     Cancelling is safe. Close it (`contextlib.aclosing`) when it is left early.
 
     Args:
         bus: Where to listen.
-        tenant: Whose registry.
+        tenant: Whose.
         after: The sequence of the last event that is known; 0 for all that are kept; None for
             those from now on.
         types: Only these; none for all.
@@ -195,8 +233,12 @@ async def follow(
         The event's sequence in the stream, which may be given as `after` later, and the event.
     """
     heard = _Heard()
-    pattern = subjects.event(tenant, "registry", "x").removesuffix("x") + "*"
-    subscription = await bus.transport.subscribe(pattern, heard.on_packet)
+    subscriptions = [
+        await bus.transport.subscribe(
+            subjects.event(tenant, teller, "x").removesuffix("x") + "*", heard.on_packet
+        )
+        for teller in ("registry", "operator")
+    ]
     bus.transport.on_reconnect(heard.miss)
     try:
         stream = bus.transport.stream(EVENTS)
@@ -229,13 +271,14 @@ async def follow(
                     yield last, event
     finally:
         heard.closed = True
-        await subscription.unsubscribe()
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
 
 
 async def kept(
     bus: Bus, tenant: str, *, after: int = 0, types: Collection[str] = ()
 ) -> AsyncGenerator[tuple[int, CloudEvent]]:
-    """The events of a tenant's registry that are kept, those that come meanwhile included.
+    """The events of a tenant that are kept, those that come meanwhile included.
 
     Otherwise as `follow`.
     """
@@ -283,7 +326,7 @@ class _Heard:
 
 
 def _told(tenant: str) -> str:
-    return f"lmos.{subjects.escape(tenant)}.told.registry.*"
+    return f"lmos.{subjects.escape(tenant)}.told.*.*"
 
 
 def _sequence(packet: Packet) -> int:

@@ -1,4 +1,4 @@
-"""`lmos events`: who comes, changes, leaves and dies, as it happens."""
+"""`lmos events`: who comes, changes, leaves and dies, and what becomes of channels."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -12,10 +12,14 @@ from lmos_mesh.cli.connection import connected, run
 from lmos_mesh.cli.screen import either, err, out, print_json
 from lmos_mesh.errors import InvalidMessage, Unavailable
 from lmos_mesh.events import (
+    CHANNEL_RESOLVED,
+    CHANNEL_UNRESOLVED,
     INSTANCE_DIED,
     INSTANCE_JOINED,
     INSTANCE_LEFT,
     NAMES,
+    OF_OPERATOR,
+    ROLLOUT,
     THING_CREATED,
     THING_DELETED,
     THING_UPDATED,
@@ -33,6 +37,18 @@ _WORDS = {
     INSTANCE_JOINED: ("joined", "green"),
     INSTANCE_LEFT: ("left", "magenta"),
     INSTANCE_DIED: ("died", "red"),
+    CHANNEL_RESOLVED: ("resolved", "green"),
+    CHANNEL_UNRESOLVED: ("unresolved", "red"),
+    f"{ROLLOUT}pending": ("pending", "dim"),
+    f"{ROLLOUT}invalid": ("invalid", "red"),
+    f"{ROLLOUT}began": ("began", "cyan"),
+    f"{ROLLOUT}stepped": ("stepped", "cyan"),
+    f"{ROLLOUT}edited": ("edited", "yellow"),
+    f"{ROLLOUT}paused": ("paused", "yellow"),
+    f"{ROLLOUT}resumed": ("resumed", "cyan"),
+    f"{ROLLOUT}promoted": ("promoted", "green"),
+    f"{ROLLOUT}rolled_back": ("rolled back", "red"),
+    f"{ROLLOUT}aborted": ("aborted", "red"),
 }
 
 
@@ -68,12 +84,13 @@ def types_of(kinds: Sequence[str]) -> frozenset[str]:
         meant = {
             type
             for type, name in NAMES.items()
-            if wanted == name or wanted in name.split("_") or wanted == _WORDS[type][0]
+            if wanted in (name, name.partition("_")[0], name.partition("_")[2], _WORDS[type][0])
         }
         if not meant:
             raise InvalidMessage(
                 f"there are no events {kind!r}",
-                hint=f"there are {either(NAMES.values())}; `thing` and `instance` mean all theirs",
+                hint=f"there are {either(sorted(NAMES.values()))}; `thing`, `instance`, `channel` "
+                "and `rollout` mean all theirs",
             )
         types |= meant
     return frozenset(types)
@@ -114,7 +131,7 @@ def line_of(event: CloudEvent) -> Text:
     return Text.assemble(
         (_clock_time(event.time), "dim"),
         "  ",
-        (f"{word:<10}", colour),
+        (f"{word:<11}", colour),
         "  ",
         (who, "bold"),
         *((("  ", ""), (why, "dim")) if why else ()),
@@ -123,6 +140,10 @@ def line_of(event: CloudEvent) -> Text:
 
 def _who_and_why(event: CloudEvent) -> tuple[str, str]:
     data = event.data
+    if event.type in OF_OPERATOR:
+        return f"{NAMES[event.type].partition('_')[0]} {event.subject}", str(
+            data.get("message", "")
+        )
     if event.type in (THING_CREATED, THING_UPDATED, THING_DELETED):
         subset = data.get("subset")
         who = str(data.get("name") or event.subject)

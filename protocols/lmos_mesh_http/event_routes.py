@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmos_mesh.errors import InvalidMessage, NotFound, Overloaded
-from lmos_mesh.events import NAMES, THING_CREATED, THING_UPDATED, CloudEvent
+from lmos_mesh.events import NAMES, OF_REGISTRY, THING_CREATED, THING_UPDATED, CloudEvent
 from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.event_streams import EventStream
@@ -19,7 +19,7 @@ from lmos_mesh_http.shared_events import Event, SharedEvents
 from lmos_mesh_http.tenants import Tenant
 
 _TAGS: list[Any] = ["Directory"]
-_TYPES = {name: type for type, name in NAMES.items()}
+_TYPES = {name: type for type, name in sorted(NAMES.items()) if type in OF_REGISTRY}
 _LARGEST = 2**53
 
 _TOLD = content(
@@ -74,7 +74,7 @@ class EventRoutes:
         last_event: LastEvent = None,
     ) -> Response:
         """Every event, as it comes to pass."""
-        return await self._told(request, tenant, diff, last_event, ())
+        return await self._told(request, tenant, diff, last_event, OF_REGISTRY)
 
     async def events(
         self,

@@ -9,11 +9,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lmos_mesh import audit, subjects
+from lmos_mesh import audit
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import Conflict, MeshError
-from lmos_mesh.events import CloudEvent, rfc3339
+from lmos_mesh.events import (
+    CHANNEL_RESOLVED,
+    CHANNEL_UNRESOLVED,
+    NAMES,
+    CloudEvent,
+    rfc3339,
+    source_of,
+    told_at,
+)
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelStatus
@@ -22,8 +30,6 @@ from lmos_mesh_operator.reconcile import Action, DropRouting, PutRouting, PutSta
 
 logger = logging.getLogger(__name__)
 
-CHANNEL_RESOLVED = "lmos.channel.resolved"
-CHANNEL_UNRESOLVED = "lmos.channel.unresolved"
 
 _AT_A_TIME = 100
 _WRITERS = 16
@@ -158,10 +164,11 @@ class Acting:
         resolved = status.resolve_status == "RESOLVED"
         logger.info("%s is %s: %s", key, "resolved" if resolved else "unresolved", status.message)
         at = self._clock()
+        type = CHANNEL_RESOLVED if resolved else CHANNEL_UNRESOLVED
         event = CloudEvent(
-            id=f"{key.namespace}.{key.name}.{revision}",
-            source=f"urn:lmos-mesh:operator:{subjects.escape(channel.tenant)}",
-            type=CHANNEL_RESOLVED if resolved else CHANNEL_UNRESOLVED,
+            id=f"channel.{key.namespace}.{key.name}.{revision}",
+            source=source_of(channel.tenant, type),
+            type=type,
             subject=f"{key.namespace}/{key.name}",
             time=rfc3339(at),
             data={
@@ -177,12 +184,12 @@ class Acting:
                 ],
             },
         )
-        name = "channel_resolved" if resolved else "channel_unresolved"
+        name = NAMES[type]
         try:
             self._bus.transport.publish(
-                subjects.event(channel.tenant, "operator", name),
+                told_at(channel.tenant, type),
                 event.body(),
-                headers=event.to_headers(),
+                headers={**event.to_headers(), "Nats-Msg-Id": event.id},
             )
         except MeshError as exc:
             logger.warning("could not tell that %s is %s: %s", key, name, exc)

@@ -18,7 +18,15 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, MeshError, NotFound
-from lmos_mesh.events import CloudEvent, rfc3339, unix_time
+from lmos_mesh.events import (
+    EVENTS,
+    ROLLOUT,
+    CloudEvent,
+    rfc3339,
+    source_of,
+    told_at,
+    unix_time,
+)
 from lmos_mesh.messages import FoundResource, SteerRollout
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
@@ -280,22 +288,27 @@ class Rollouts:
     async def _publish(
         self, tenant: str, kind: Kind, name: str, data: dict[str, Any], *, at: float
     ) -> None:
+        type = f"{ROLLOUT}{kind}"
         event = CloudEvent(
-            id=f"{name}.{kind}.{at:.3f}",
-            source=f"urn:lmos-mesh:operator:{subjects.escape(tenant)}",
-            type=f"lmos.rollout.{kind}",
+            id=f"rollout.{name}.{kind}.{at:.3f}",
+            source=source_of(tenant, type),
+            type=type,
             subject=name,
             time=rfc3339(at),
             data=data,
         )
-        heard_at = subjects.event(tenant, "operator", f"rollout_{kind}")
         record = {"at": at, "by": self._bus.instance, "what": kind, **data}
         try:
-            self._bus.transport.publish(heard_at, event.body(), headers=event.to_headers())
+            # The same step told by the next leader is kept, and written down, once.
+            await self._bus.transport.stream(EVENTS).append(
+                told_at(tenant, type),
+                event.body(),
+                message_id=event.id,
+                headers=event.to_headers(),
+            )
             await self._bus.transport.stream(audit.AUDIT).append(
                 subjects.audit(tenant, "rollout"),
                 json.dumps(record).encode(),
-                # The same step told by the next leader is written down once.
                 message_id=event.id,
             )
         except MeshError as exc:

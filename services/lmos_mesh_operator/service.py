@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from lmos_mesh import audit
+from lmos_mesh import audit, events
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.directory import Directory
@@ -87,6 +87,7 @@ class Operator:
         # What was read stays; to look through it for garbage takes 100 ms, again and again.
         gc.freeze()
         await audit.prepare(bus)
+        await events.prepare(bus)
         routes = [*keeping.routes(), route(STEER_ROLLOUT, rollouts.steer)]
         await bus.serve("operator", routes)
         await leadership.begin()

@@ -26,6 +26,7 @@ from lmos_mesh.events import (
     CloudEvent,
     merge_patch,
     rfc3339,
+    source_of,
     unix_time,
 )
 from lmos_mesh.membership import Entered, Lease, Membership, ThingKey
@@ -290,7 +291,7 @@ def _of_thing(
         tenant=key.tenant,
         event=CloudEvent(
             id=message_id,
-            source=_source(key.tenant),
+            source=source_of(key.tenant, type),
             type=type,
             subject=after.id,
             time=rfc3339(_modified(after) or now),
@@ -307,7 +308,7 @@ def _deleted(key: ThingKey, told: _ToldThing, *, expired: bool, now: float) -> T
         tenant=key.tenant,
         event=CloudEvent(
             id=message_id,
-            source=_source(key.tenant),
+            source=source_of(key.tenant, THING_DELETED),
             type=THING_DELETED,
             subject=told.id,
             time=rfc3339(now),
@@ -346,7 +347,7 @@ def _of_instance(
         tenant=tenant,
         event=CloudEvent(
             id=message_id,
-            source=_source(tenant),
+            source=source_of(tenant, type),
             type=type,
             subject=lease.instance,
             time=rfc3339(at),
@@ -374,7 +375,3 @@ def _registration(entered: Entered) -> dict[str, Any] | None:
 def _modified(entered: Entered) -> float:
     told = entered.registration
     return (unix_time(told.modified) if told is not None else None) or entered.created
-
-
-def _source(tenant: str) -> str:
-    return f"urn:lmos-mesh:registry:{subjects.escape(tenant)}"
