@@ -881,7 +881,7 @@ async def test_two_meshes_list_each_others_agents_and_nothing_goes_round(
             other_mesh = await clients.enter_async_context(north.client("north"))
 
         found = await until_listed(mesh, theirs)
-        assert (found.name, found.external, found.live) == ("pilot", True, False)
+        assert (found.name, found.external, found.live) == ("pilot", True, None)
         assert (await until_listed(other_mesh, ours)).external
         await asyncio.sleep(2.5)
         for one in (pilot, greeter):

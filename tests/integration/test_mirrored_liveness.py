@@ -45,7 +45,7 @@ async def test_a_mirrored_agent_is_live_as_long_as_it_is(
 ) -> None:
     async with cities(start_nats, tmp_path, "east", "west") as (east, west):
         east.start(replicas=1)
-        east.open_directory()
+        await east.open_directory()
         # Far longer than this takes: what is known comes by events.
         west.deployment.service(
             "registry",
@@ -87,7 +87,7 @@ async def test_any_replica_tells_how_a_peer_is(start_nats: StartServer, tmp_path
             assert (await peer_of(in_west)).heard_at == 0
             await in_east.bus.call(REGISTER, Register(thing=record("x")))
 
-            east.open_directory()
+            await east.open_directory()
             await until(answers, in_west, True, within_s=3 * SOON_S)
             told = [await peer_of(in_west) for _ in range(8)]
             assert {(one.origin, one.url, one.things) for one in told} == {("east", east.url, 1)}
