@@ -260,12 +260,24 @@ class Bus:
         await self._losses.begin()
 
         def leave(stream: ReplyStream) -> None:
-            inbox.close()
-            if not stream.complete and stream.instance:
-                self.call_off(stream.instance, stream.task, tenant=stream.tenant)
+            nonlocal left
+            if stream.instance or stream.settled or left:
+                inbox.close()
+                if not stream.complete and stream.instance:
+                    self.call_off(stream.instance, stream.task, tenant=stream.tenant)
+            else:
+                # Nobody has taken it yet: whoever does is told then that it is wanted no more.
+                left = True
+                asyncio.get_running_loop().call_later(patience.first_s, inbox.close)
 
+        def on_packet(packet: Packet) -> None:
+            stream.on_packet(packet)
+            if left:
+                stream.close()
+
+        left = False
         stream = ReplyStream(subject, patience, self._losses, leave)
-        inbox = self.transport.open_inbox(stream.on_packet)
+        inbox = self.transport.open_inbox(on_packet)
         sent = self._headers(total_s)
         sent[calls.ACCEPT] = calls.STREAM
         if task:

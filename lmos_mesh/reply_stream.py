@@ -91,7 +91,7 @@ class ReplyStream:
 
     def on_packet(self, packet: Packet) -> None:
         """Take what arrives in the inbox."""
-        if self._settled:
+        if self.settled:
             return
         self._heard = self._loop.time()
         if packet.nobody:
@@ -142,17 +142,18 @@ class ReplyStream:
         return len(self._frames)
 
     @property
-    def _settled(self) -> bool:
+    def settled(self) -> bool:
+        """Whether nothing that comes from now on is read: it is whole, or has failed."""
         return self._complete or self._failure is not None
 
     def lose(self, reason: str) -> None:
         """The sender has died."""
-        if not self._settled:
+        if not self.settled:
             self._fail(InstanceLost(f"instance {self.instance!r} {reason}"))
 
     def break_off(self, error: MeshError) -> None:
         """End the stream with an error of the caller's side."""
-        if not self._settled:
+        if not self.settled:
             self._fail(error)
 
     def interrupt(self) -> None:
@@ -171,7 +172,7 @@ class ReplyStream:
 
     def _check_patience(self) -> None:
         """One timer for three deadlines, set anew only when it fires."""
-        if self._settled:
+        if self.settled:
             return
         now = self._loop.time()
         first_s, idle_s, total_s = self._patience

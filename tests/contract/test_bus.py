@@ -1344,6 +1344,22 @@ async def test_to_leave_a_stream_reaches_the_handler_at_once(mesh: Mesh) -> None
         assert worker.in_flight == 0
 
 
+async def test_to_leave_before_anybody_has_taken_the_work_reaches_whoever_takes_it(
+    mesh: Mesh,
+) -> None:
+    async with mesh.bus("caller") as caller, mesh.bus("worker") as worker:
+        gate = Gate()
+        subject = f"lmos.{mesh.tenant}.work"
+        await worker.respond(subject, gate)
+        stream = await caller.open_stream(subject, b"")
+
+        stream.close()
+
+        await happens(gate.cancelled, SOON_S)
+        await worker.drain()
+        assert worker.in_flight == 0
+
+
 @pytest.mark.parametrize("tenant", ["elsewhere", "a.b", "Straße 7"])
 async def test_to_leave_a_stream_that_another_tenant_answers_reaches_the_handler_too(
     mesh: Mesh, tenant: str
