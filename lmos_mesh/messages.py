@@ -717,6 +717,8 @@ class Converse(Message):
         store: Whether the conversation is kept.
         restarts: Whether the caller can be told `restart` and begin the answer anew; one that
             cannot gets an error if an instance dies after its first word.
+        parts: Whether a message of several requests may be answered by several agents; None for
+            the channel's own way, which is yes without one.
     """
 
     message: str = Field(min_length=1)
@@ -736,6 +738,36 @@ class Converse(Message):
     history: tuple[Utterance, ...] = ()
     store: bool = True
     restarts: bool = True
+    parts: bool | None = None
+
+
+class AnsweredPart(Message):
+    """What became of one of several requests in a message.
+
+    Attributes:
+        text: The user's words for it.
+        agent: Who answered it, or was to.
+        state: `skipped` was not begun: what it needs has failed, or there are too many.
+        answer: The agent's words alone, without a heading.
+        error: Why it failed or was skipped, as a problem document.
+        needs: The number of the part whose answer it builds on, the first being 0; None if it
+            was answered beside the others.
+        handovers: As in `Answer`.
+        total_s: Seconds that it took.
+    """
+
+    text: str
+    agent: str
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    instance: str = ""
+    state: Literal["done", "failed", "skipped"] = "done"
+    answer: str = ""
+    error: dict[str, Any] | None = None
+    needs: int | None = None
+    handovers: tuple[str, ...] = ()
+    attempts: int = 1
+    total_s: float = 0.0
 
 
 class Answer(Message):
@@ -743,12 +775,16 @@ class Answer(Message):
 
     Attributes:
         answer: The whole text.
-        agent: Who answered; empty when the mesh asked back.
+        agent: Who answered; empty when the mesh asked back. Several: joined by commas, as their
+            capabilities and instances are.
         asked_back: No agent was convincing, so the answer names what the mesh could do.
         decision: Why this agent.
         attempts: How many instances were asked.
         anonymization: What stands for what in the answer, where the agent says so; None for what
             the message came with.
+        parts: The requests of a message of several, in order, and what became of each; the turn
+            has failed only if all of them have. Empty for one request.
+        handovers: The agents that handed the turn over, in order; `agent` is who got it at last.
     """
 
     answer: str
@@ -762,6 +798,8 @@ class Answer(Message):
     decision: Decision | None = None
     attempts: int = 1
     anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
+    parts: tuple[AnsweredPart, ...] = ()
+    handovers: tuple[str, ...] = ()
 
 
 class GetConversation(Message):
@@ -777,6 +815,7 @@ class Turn(Message):
         state: `running`, `done`, `failed` or `cancelled`.
         began: Unix seconds.
         error: Why it failed, as a problem document.
+        parts: As in `Answer`, as is `handovers`.
     """
 
     turn: str
@@ -793,6 +832,8 @@ class Turn(Message):
     attempts: int = 1
     user: str = ""
     error: dict[str, Any] | None = None
+    parts: tuple[AnsweredPart, ...] = ()
+    handovers: tuple[str, ...] = ()
 
 
 class Conversation(Message):
@@ -835,6 +876,21 @@ CANCEL_TURN = Endpoint("runtime", "cancel", CancelTurn, TurnCancelled)
 FORGET_CONVERSATION = Endpoint("runtime", "forget", ForgetConversation, ConversationForgotten)
 
 
+class ReportedPart(Message):
+    """How one of several requests in a message went.
+
+    Attributes:
+        error: Code of what failed.
+    """
+
+    agent: str
+    capability: str = ""
+    state: Literal["done", "failed", "skipped"] = "done"
+    error: str = ""
+    handovers: int = 0
+    total_s: float = 0.0
+
+
 class TurnReport(Message):
     """How a turn went: the data of the event `turn_ended` of the runtime. No text of anybody.
 
@@ -842,10 +898,11 @@ class TurnReport(Message):
         subset: Release line of the Channel whose Routing was used.
         agent: Who answered; empty when the mesh asked back. Several: joined by commas.
         outcome: `asked_back` is an abstention.
-        error: Code of what failed.
+        error: Code of what failed; of a turn that was answered, of the first part that was not.
         first_s: Seconds to the first word; None if none came.
         total_s: Seconds to the last.
         handovers: How often one agent handed over to another.
+        parts: The requests of a message of several, in order.
         shadow: Whether the answer was only compared, and nobody has seen it.
         same: Of a shadow: whether it is the answer that the user got; None if one has failed.
         rollout: The rollout that chose the subset; empty if none did.
@@ -862,6 +919,7 @@ class TurnReport(Message):
     first_s: float | None = None
     total_s: float = 0.0
     handovers: int = 0
+    parts: tuple[ReportedPart, ...] = ()
     shadow: bool = False
     same: bool | None = None
     rollout: str = ""

@@ -89,6 +89,13 @@ def answerer_of(subject: str) -> str:
     return f"whoever answers on {subject!r}"
 
 
+def agent_of(subject: str) -> str:
+    """The agent that answers on a subject; empty if none does."""
+    tokens = subject.split(".", 4)
+    is_agent = len(tokens) > 4 and tokens[0] == "lmos" and tokens[2] == "agent"
+    return unescape(tokens[3]) if is_agent else ""
+
+
 def instance_of_inbox(reply: str) -> str | None:
     """Whose inbox a reply subject is; None if it is no process's of the mesh."""
     tokens = reply.split(".")
