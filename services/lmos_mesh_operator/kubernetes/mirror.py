@@ -149,7 +149,7 @@ class Mirror:
             if known is not None and known.uid not in ("", seen.uid):
                 return
             self._seen.pop(key, None)
-        elif known is not None and known.uid == seen.uid and _is_older(seen, known):
+        elif known is not None and known.uid == seen.uid and _is_no_news(seen, known):
             return
         else:
             self._seen[key] = seen
@@ -377,8 +377,10 @@ def _said(seen: Seen | None, kept: Kept | None) -> tuple[str, str]:
     )
 
 
-def _is_older(one: Seen, other: Seen) -> bool:
+def _is_no_news(one: Seen, known: Seen) -> bool:
     try:
-        return int(one.version) < int(other.version)
+        if int(one.version) < int(known.version):
+            return True
     except ValueError:
-        return False
+        pass
+    return one.version == known.version and one.leaving == known.leaving
