@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from lmos_mesh import audit
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
@@ -43,6 +45,8 @@ class OperatorSettings(Settings):
         operator_home_namespace: Where agents of the mesh are shown; empty for our own namespace.
         operator_capabilities_url: Where a Deployment labelled `lmos-agent` says what it can do;
             empty for LMOS's place at its Service.
+        operator_ask_again_s: How long after a Deployment could not say so it is asked again; and
+            half as long again every time.
     """
 
     operator_most_similar: Literal["nearest", "lowest"] = "nearest"
@@ -50,6 +54,7 @@ class OperatorSettings(Settings):
     operator_namespaces: str = ""
     operator_home_namespace: str = ""
     operator_capabilities_url: str = ""
+    operator_ask_again_s: float = Field(default=5.0, gt=0)
 
 
 class Operator:
@@ -121,6 +126,7 @@ class Operator:
             ],
             home=settings.operator_home_namespace,
             template=settings.operator_capabilities_url or CAPABILITIES_URL,
+            ask_again_s=settings.operator_ask_again_s,
             clock=self._clock,
         )
         await mode.check()

@@ -173,7 +173,7 @@ class Mirror:
             for seen in known.values():
                 # It may be newer than the list.
                 if self._seen.get(seen.key) is seen:
-                    await self._refresh(seen.key)
+                    await self.refresh(seen.key)
 
     # -- one name --
 
@@ -192,7 +192,7 @@ class Mirror:
             except (Conflict, NotFound):
                 # Somebody was faster; if nothing is different afterwards, it was something else.
                 before = self._seen.get(key)
-                await self._refresh(key)
+                await self.refresh(key)
                 now = self._seen.get(key)
                 if (before and before.version) == (now and now.version):
                     raise
@@ -326,7 +326,8 @@ class Mirror:
         except NotFound:
             logger.debug("%s is gone already", key)
 
-    async def _refresh(self, key: ResourceKey) -> None:
+    async def refresh(self, key: ResourceKey) -> None:
+        """Look how the cluster has an object now."""
         try:
             body = await self._cluster.get(OURS[key.kind], key.namespace, key.name)
         except NotFound:
