@@ -69,6 +69,11 @@ def instance_in_any_tenant(instance: str) -> str:
     return f"lmos.*.instance.{escape(instance)}.*"
 
 
+def runner(tenant: str, instance: str) -> str:
+    """Everything that a process which starts and stops agents answers as itself."""
+    return f"lmos.{escape(tenant)}.runner.{escape(instance)}.*"
+
+
 def tenant_of(subject: str) -> str:
     """The tenant of a subject of the mesh; its second token as an id."""
     _, _, rest = subject.partition(".")
