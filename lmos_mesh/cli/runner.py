@@ -146,13 +146,17 @@ class Runner:
         remaining_s = call.remaining_s
         waited_s = _WAITED_S if remaining_s is None else max(0.0, remaining_s - _ANSWERING_S)
         done = await work.wait(at_most_s=waited_s)
-        wanted = request.instances if request.action == "scale" and not done else None
-        return RunSteered(
-            file=request.file,
-            before=before,
-            instances=len(file.running) if wanted is None else wanted,
-            done=done,
-        )
+        after = len(file.running)
+        if not done and request.action in ("scale", "start"):
+            # What it will be: new ones count when they serve.
+            after = (
+                request.instances
+                if request.instances is not None
+                else before + 1
+                if request.instance
+                else max(1, len(file.state().instances))
+            )
+        return RunSteered(file=request.file, before=before, instances=after, done=done)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.directory import Directory
 from lmos_mesh.membership import ThingKey
-from lmos_mesh.messages import STEER_ROLLOUT
+from lmos_mesh.messages import STEER_AGENT, STEER_ROLLOUT
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel
@@ -25,6 +25,7 @@ from lmos_mesh_operator.leading import Leadership
 from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import missing_in
 from lmos_mesh_operator.rollouts import Rollouts
+from lmos_mesh_operator.steering import Steering
 
 if TYPE_CHECKING:
     from lmos_mesh_operator.kubernetes.mode import KubernetesMode
@@ -92,7 +93,11 @@ class Operator:
         # What was read stays; to look through it for garbage takes 100 ms, again and again.
         gc.freeze()
         await audit.prepare(bus)
-        routes = [*keeping.routes(), route(STEER_ROLLOUT, rollouts.steer)]
+        routes = [
+            *keeping.routes(),
+            route(STEER_ROLLOUT, rollouts.steer),
+            route(STEER_AGENT, self._steering(bus).steer),
+        ]
         await bus.serve("operator", routes)
         await leadership.begin()
         await announce_service(
@@ -121,9 +126,7 @@ class Operator:
             applied,
             self._directory,
             lambda: leadership.leading,
-            namespaces=[
-                one.strip() for one in settings.operator_namespaces.split(",") if one.strip()
-            ],
+            namespaces=self._namespaces(),
             home=settings.operator_home_namespace,
             template=settings.operator_capabilities_url or CAPABILITIES_URL,
             ask_again_s=settings.operator_ask_again_s,
@@ -131,6 +134,18 @@ class Operator:
         )
         await mode.check()
         return mode
+
+    def _steering(self, bus: Bus) -> Steering:
+        if not self._settings.operator_kubernetes:
+            return Steering(bus, self._directory)
+        from lmos_mesh_operator.kubernetes.steering import KubernetesSteering
+
+        elsewhere = KubernetesSteering(bus, namespaces=self._namespaces(), clock=self._clock)
+        return Steering(bus, self._directory, elsewhere=elsewhere)
+
+    def _namespaces(self) -> list[str]:
+        names = self._settings.operator_namespaces.split(",")
+        return [one.strip() for one in names if one.strip()]
 
     async def leave(self) -> None:
         """Let another replica lead at once."""
