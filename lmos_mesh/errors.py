@@ -208,7 +208,7 @@ class HandedOver(MeshError):
     """The agent says that another one should answer, and the runtime asks that one.
 
     Whoever invokes an agent without the runtime gets this; `details` names the other one by `to`
-    or by `capability`, and in `message` what it is to be asked, if not the user's words.
+    or by `capability`, and says in `question` what it is to be asked, if not the user's words.
     """
 
     code = "handed-over"

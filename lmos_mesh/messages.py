@@ -749,7 +749,7 @@ class AnsweredPart(Message):
         agent: Who answered it, or was to.
         state: `skipped` was not begun: what it needs has failed, or there are too many.
         answer: The agent's words alone, without a heading.
-        error: Why it failed or was skipped, as a problem document.
+        error: Why it failed, as a problem document.
         needs: The number of the part whose answer it builds on, the first being 0; None if it
             was answered beside the others.
         handovers: As in `Answer`.
