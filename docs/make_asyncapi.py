@@ -7,7 +7,7 @@ import yaml
 from pydantic.json_schema import models_json_schema
 
 from lmos_mesh import messages
-from lmos_mesh.endpoint import Endpoint, Message
+from lmos_mesh.endpoint import Endpoint, InstanceEndpoint, Message
 
 TARGET = Path(__file__).parent / "asyncapi.yaml"
 
@@ -17,9 +17,15 @@ def endpoints() -> list[Endpoint[Message, Message]]:
     return [one for one in vars(messages).values() if isinstance(one, Endpoint)]
 
 
+def instance_endpoints() -> list[InstanceEndpoint[Message, Message]]:
+    """Every endpoint that each process answers for itself."""
+    return [one for one in vars(messages).values() if isinstance(one, InstanceEndpoint)]
+
+
 def document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document."""
-    found = endpoints()
+    of_one = instance_endpoints()
+    found = [*endpoints(), *(one.of("{instance}") for one in of_one)]
     kinds = list(dict.fromkeys(kind for one in found for kind in (one.request, one.reply)))
     _, defined = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
@@ -30,7 +36,11 @@ def document() -> dict[str, Any]:
     operations: dict[str, Any] = {}
     named: dict[str, Any] = {}
     for one in found:
-        name = f"{one.service}.{one.operation}"
+        service = one.service.removesuffix(".{instance}")
+        parameters = {"tenant": {"$ref": "#/components/parameters/tenant"}}
+        if service != one.service:
+            parameters["instance"] = {"$ref": "#/components/parameters/instance"}
+        name = f"{service}.{one.operation}"
         for kind in (one.request, one.reply):
             named[kind.__name__] = {
                 "name": kind.__name__,
@@ -41,7 +51,7 @@ def document() -> dict[str, Any]:
         request, reply = one.request.__name__, one.reply.__name__
         channels[name] = {
             "address": one.subject("{tenant}"),
-            "parameters": {"tenant": {"$ref": "#/components/parameters/tenant"}},
+            "parameters": parameters,
             "messages": {request: {"$ref": f"#/components/messages/{request}"}},
         }
         channels["replies"]["messages"][reply] = {"$ref": f"#/components/messages/{reply}"}
@@ -49,7 +59,7 @@ def document() -> dict[str, Any]:
             "action": "receive",
             "channel": {"$ref": f"#/channels/{name}"},
             "messages": [{"$ref": f"#/channels/{name}/messages/{request}"}],
-            "bindings": {"nats": {"queue": f"lmos-{one.service}"}},
+            **({} if service != one.service else _shared_by_replicas(service)),
             "reply": {
                 "channel": {"$ref": "#/channels/replies"},
                 "messages": [{"$ref": f"#/channels/replies/messages/{reply}"}],
@@ -70,11 +80,18 @@ def document() -> dict[str, Any]:
         "channels": channels,
         "operations": operations,
         "components": {
-            "parameters": {"tenant": {"description": "Whose request it is.", "default": "demo"}},
+            "parameters": {
+                "tenant": {"description": "Whose request it is.", "default": "demo"},
+                "instance": {"description": "The process that is asked."},
+            },
             "messages": named,
             "schemas": defined["$defs"],
         },
     }
+
+
+def _shared_by_replicas(service: str) -> dict[str, Any]:
+    return {"bindings": {"nats": {"queue": f"lmos-{service}"}}}
 
 
 def text() -> str:

@@ -317,12 +317,18 @@ class Bus:
         headers = {calls.DEADLINE: str(int((time.time() + timeout_s) * 1000))}
         call = calls.current.get()
         if call is not None:
+            path = call.path
             if call.hops >= calls.MAX_HOPS:
+                through = f", through the agents {' → '.join(path)}" if path else ""
                 raise LoopDetected(
-                    f"a request has passed through {call.hops} processes, last {call.subject!r}",
+                    f"a request has passed through {call.hops} processes, last "
+                    f"{call.subject!r}{through}",
                     hint="two agents may be asking each other",
+                    **({"path": list(path)} if path else {}),
                 )
             headers[calls.HOPS] = str(call.hops + 1)
+            if path:
+                headers[calls.PATH] = ",".join(subjects.escape(one) for one in path)
             headers.update(call.trace_headers())
         telemetry.inject(headers)
         return headers

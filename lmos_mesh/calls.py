@@ -21,6 +21,7 @@ from lmos_mesh.transport import Headers, Inbox, Packet, Transport
 ACCEPT = "Lmos-Accept"
 DEADLINE = "Lmos-Deadline"
 HOPS = "Lmos-Hops"
+PATH = "Lmos-Path"
 MESSAGE_ID = "Nats-Msg-Id"
 TENANT = "Lmos-Tenant"
 # The header names of the NATS services API (ADR-32), so that `nats` shows our errors.
@@ -121,6 +122,15 @@ class Call:
     def takes_packed(self) -> bool:
         """Whether the answer may be `codec.Packed`."""
         return not self.as_json and not self.streaming
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The agents that the request has passed through, the first one first; this one last."""
+        passed = tuple(
+            subjects.unescape(one) for one in self.headers.get(PATH, "").split(",") if one
+        )
+        agent = subjects.agent_of(self.subject)
+        return (*passed, agent) if agent else passed
 
     @property
     def remaining_s(self) -> float | None:

@@ -4,14 +4,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic_core import to_jsonable_python
 
 from lmos_mesh.calls import Call
+from lmos_mesh.errors import HandedOver, InvalidMessage
 from lmos_mesh.invocation import ANONYMIZATION, Circumstances
 from lmos_mesh.mesh import Mesh
-from lmos_mesh.messages import Utterance
+from lmos_mesh.messages import Answer, FoundThing, Utterance
 from lmos_mesh.presence import AgentEvent, Presence
 
 DataT = TypeVar("DataT")
@@ -94,6 +95,11 @@ class Context:
         return self._circumstances.shadow
 
     @property
+    def handovers(self) -> Sequence[str]:
+        """The agents that have handed the request over, in order; empty if it came here first."""
+        return self._circumstances.handovers
+
+    @property
     def history(self) -> Sequence[Utterance]:
         """What was said before in this conversation, oldest first."""
         return self._circumstances.history
@@ -132,6 +138,65 @@ class Context:
         if self._mesh is None:
             self._mesh = self._presence.mesh.part()
         return self._mesh
+
+    async def ask(
+        self, message: str, *, agent: str | FoundThing | None = None, **more: Any
+    ) -> Answer:
+        """Have another agent answer, in the user's name and on the same channel; see `Mesh.ask`.
+
+        The conversation stays the user's own: what is asked here is not kept. An agent that the
+        request has passed through already is not asked again.
+
+        Raises:
+            LoopDetected: Agents ask each other in a circle; the error names the path.
+            AgentNotFound: The channel does not have it.
+        """
+        said = self._circumstances
+        known: dict[str, Any] = {
+            "user": said.user or None,
+            "attributes": said.attributes,
+            "parameters": said.parameters,
+            "user_token": said.user_token,
+            "anonymization": said.anonymization,
+            "store": False,
+        }
+        if said.channel:
+            known |= {"channel": said.channel, "subset": said.subset or None}
+        return await self.mesh.ask(message, agent=agent, **(known | more))
+
+    def hand_over(
+        self,
+        *,
+        to: str | FoundThing | None = None,
+        capability: str | None = None,
+        message: str | None = None,
+    ) -> NoReturn:
+        """Have another agent of the channel answer instead; nothing that comes after this is done.
+
+        What was said so far stays part of the answer, and the conversation goes on with the other
+        agent. It is the runtime that asks it, so whoever invokes an action by hand gets the error.
+
+        Args:
+            to: Who; by default whoever of the channel has the capability.
+            capability: Id or name of what it is to do; by default what fits the message.
+            message: What it is asked; by default the user's own words.
+
+        Raises:
+            HandedOver: Always; leave it uncaught.
+            InvalidMessage: Neither `to` nor `capability` is given.
+        """
+        name = to.name if isinstance(to, FoundThing) else to
+        if not name and not capability:
+            raise InvalidMessage(
+                "an agent hands over to nobody", hint="name `to`, `capability`, or both"
+            )
+        whom = f"agent {name!r}" if name else f"whoever has capability {capability!r}"
+        given = {"to": name, "capability": capability, "question": message}
+        raise HandedOver(
+            f"this is for {whom}",
+            hint="ask the runtime, which follows it",
+            **{member: value for member, value in given.items() if value},
+        )
 
     async def emit(self, event: "AgentEvent[DataT] | str", data: "DataT | None" = None) -> None:
         """Tell whoever listens that something has happened; see `Agent.emit`."""

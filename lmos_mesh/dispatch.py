@@ -18,6 +18,7 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import (
     Cancelled,
     DeadlineExceeded,
+    HandedOver,
     MeshError,
     Overloaded,
     Unavailable,
@@ -201,6 +202,8 @@ class Pool:
                 raise
             tally.errors += 1
             tally.last_error = f"{ended_by.status}:{ended_by}"
+        except HandedOver as handed:  # that is an answer, and no mistake
+            _try(call.fail, handed)
         except MeshError as error:
             tally.errors += 1
             tally.last_error = f"{error.status}:{error}"

@@ -34,3 +34,24 @@ class Endpoint(Generic[RequestT, ReplyT]):
     def subject(self, tenant: str) -> str:
         """The subject for one tenant; `*` stands for all of them."""
         return f"lmos.{tenant}.{self.service}.{self.operation}"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceEndpoint(Generic[RequestT, ReplyT]):
+    """One question that each process of a kind answers for itself.
+
+    It is asked as `lmos.{tenant}.{service}.{instance}.{operation}`.
+    """
+
+    service: str
+    operation: str
+    request: type[RequestT]
+    reply: type[ReplyT]
+
+    def of(self, instance: str) -> Endpoint[RequestT, ReplyT]:
+        """The question to one process.
+
+        Args:
+            instance: Its id, as a token.
+        """
+        return Endpoint(f"{self.service}.{instance}", self.operation, self.request, self.reply)

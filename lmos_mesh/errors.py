@@ -17,6 +17,7 @@
     * `StreamBroken` (502): a reply stream lost a frame or its sender
         * `InstanceLost`: the instance that was answering has died
     * `AgentFailed` (500): the agent's own code raised
+    * `HandedOver` (421): the agent says that another one should answer
     * `SettingsError`: this process cannot start as configured
 
 Errors cross the mesh as a `code`, so each class owns one and keeps it forever; `NobodyAnswers`,
@@ -209,6 +210,18 @@ class AgentFailed(MeshError):
 
     code = "agent-failed"
     title = "Agent failed"
+
+
+class HandedOver(MeshError):
+    """The agent says that another one should answer, and the runtime asks that one.
+
+    Whoever invokes an agent without the runtime gets this; `details` names the other one by `to`
+    or by `capability`, and says in `question` what it is to be asked, if not the user's words.
+    """
+
+    code = "handed-over"
+    title = "Handed over"
+    status = 421
 
 
 class SettingsError(MeshError):

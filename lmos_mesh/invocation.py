@@ -37,6 +37,7 @@ class Circumstances(Message):
         user_token: What may be shown to others in the user's name.
         anonymization: What stands for what in the message: objects with `type`, `value` and
             `replacement`; None if the caller said nothing of it.
+        handovers: The agents that have handed the request over, in order.
         shadow: Whether nobody will see the answer, which is only compared with another one.
     """
 
@@ -52,6 +53,7 @@ class Circumstances(Message):
     attributes: dict[str, str] = Field(default_factory=dict[str, str])
     user_token: str | None = Field(default=None, repr=False)
     anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
+    handovers: tuple[str, ...] = ()
     shadow: bool = False
 
 

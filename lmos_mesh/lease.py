@@ -27,6 +27,7 @@ class LeaseKeeper:
         bus: Whose process is alive.
         things: What it serves; an adapter serves none.
         address: Where else it is reached, as `{"protocol": "http", "url": "http://…"}`.
+        runs: What the processes serve that it starts and stops.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class LeaseKeeper:
         things: Callable[[], tuple[Served, ...]] = tuple,
         *,
         address: Mapping[str, Any] | None = None,
+        runs: Callable[[], tuple[Served, ...]] = tuple,
     ) -> None:
         self._bus = bus
         self._things = things
         self._address = dict(address or {})
+        self._runs = runs
         self._store = bus.transport.key_value(LEASES)
         self._key = subjects.key(bus.tenant, bus.instance)
         self._now = asyncio.Event()
@@ -91,5 +94,6 @@ class LeaseKeeper:
             pid=os.getpid(),
             started=self._started,
             address=self._address,
+            runs=self._runs(),
         )
         await self._store.put(self._key, lease.model_dump_json().encode(), ttl_s=TTL_S)

@@ -61,6 +61,7 @@ class Lease(Message):
     Attributes:
         connection: Its connection, as the server's disconnect events name it.
         address: Where it is reached if it is no process of this mesh.
+        runs: What the processes serve that it starts and stops, whether any runs or none.
     """
 
     instance: str
@@ -70,6 +71,7 @@ class Lease(Message):
     pid: int = 0
     started: float = 0.0
     address: dict[str, Any] = Field(default_factory=dict[str, Any])
+    runs: tuple[Served, ...] = ()
 
 
 class ThingKey(NamedTuple):

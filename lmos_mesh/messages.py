@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lmos_mesh.endpoint import Endpoint, Message
+from lmos_mesh.endpoint import Endpoint, InstanceEndpoint, Message
 from lmos_mesh.things import DEFAULT_SUBSET, Capability
 
 DEFAULT_CHANNEL = "web"
@@ -761,6 +761,8 @@ class Converse(Message):
         store: Whether the conversation is kept.
         restarts: Whether the caller can be told `restart` and begin the answer anew; one that
             cannot gets an error if an instance dies after its first word.
+        parts: Whether a message of several requests may be answered by several agents; None for
+            the channel's own way, which is yes without one.
     """
 
     message: str = Field(min_length=1)
@@ -780,6 +782,36 @@ class Converse(Message):
     history: tuple[Utterance, ...] = ()
     store: bool = True
     restarts: bool = True
+    parts: bool | None = None
+
+
+class AnsweredPart(Message):
+    """What became of one of several requests in a message.
+
+    Attributes:
+        text: The user's words for it.
+        agent: Who answered it, or was to.
+        state: `skipped` was not begun: what it needs has failed, or there are too many.
+        answer: The agent's words alone, without a heading.
+        error: Why it failed, as a problem document.
+        needs: The number of the part whose answer it builds on, the first being 0; None if it
+            was answered beside the others.
+        handovers: As in `Answer`.
+        total_s: Seconds that it took.
+    """
+
+    text: str
+    agent: str
+    subset: str = DEFAULT_SUBSET
+    capability: str = ""
+    instance: str = ""
+    state: Literal["done", "failed", "skipped"] = "done"
+    answer: str = ""
+    error: dict[str, Any] | None = None
+    needs: int | None = None
+    handovers: tuple[str, ...] = ()
+    attempts: int = 1
+    total_s: float = 0.0
 
 
 class Answer(Message):
@@ -787,12 +819,16 @@ class Answer(Message):
 
     Attributes:
         answer: The whole text.
-        agent: Who answered; empty when the mesh asked back.
+        agent: Who answered; empty when the mesh asked back. Several: joined by commas, as their
+            capabilities and instances are.
         asked_back: No agent was convincing, so the answer names what the mesh could do.
         decision: Why this agent.
         attempts: How many instances were asked.
         anonymization: What stands for what in the answer, where the agent says so; None for what
             the message came with.
+        parts: The requests of a message of several, in order, and what became of each; the turn
+            has failed only if all of them have. Empty for one request.
+        handovers: The agents that handed the turn over, in order; `agent` is who got it at last.
     """
 
     answer: str
@@ -806,6 +842,8 @@ class Answer(Message):
     decision: Decision | None = None
     attempts: int = 1
     anonymization: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
+    parts: tuple[AnsweredPart, ...] = ()
+    handovers: tuple[str, ...] = ()
 
 
 class GetConversation(Message):
@@ -821,6 +859,7 @@ class Turn(Message):
         state: `running`, `done`, `failed` or `cancelled`.
         began: Unix seconds.
         error: Why it failed, as a problem document.
+        parts: As in `Answer`, as is `handovers`.
     """
 
     turn: str
@@ -837,6 +876,8 @@ class Turn(Message):
     attempts: int = 1
     user: str = ""
     error: dict[str, Any] | None = None
+    parts: tuple[AnsweredPart, ...] = ()
+    handovers: tuple[str, ...] = ()
 
 
 class Conversation(Message):
@@ -879,6 +920,21 @@ CANCEL_TURN = Endpoint("runtime", "cancel", CancelTurn, TurnCancelled)
 FORGET_CONVERSATION = Endpoint("runtime", "forget", ForgetConversation, ConversationForgotten)
 
 
+class ReportedPart(Message):
+    """How one of several requests in a message went.
+
+    Attributes:
+        error: Code of what failed.
+    """
+
+    agent: str
+    capability: str = ""
+    state: Literal["done", "failed", "skipped"] = "done"
+    error: str = ""
+    handovers: int = 0
+    total_s: float = 0.0
+
+
 class TurnReport(Message):
     """How a turn went: the data of the event `turn_ended` of the runtime. No text of anybody.
 
@@ -886,10 +942,11 @@ class TurnReport(Message):
         subset: Release line of the Channel whose Routing was used.
         agent: Who answered; empty when the mesh asked back. Several: joined by commas.
         outcome: `asked_back` is an abstention.
-        error: Code of what failed.
+        error: Code of what failed; of a turn that was answered, of the first part that was not.
         first_s: Seconds to the first word; None if none came.
         total_s: Seconds to the last.
         handovers: How often one agent handed over to another.
+        parts: The requests of a message of several, in order.
         shadow: Whether the answer was only compared, and nobody has seen it.
         same: Of a shadow: whether it is the answer that the user got; None if one has failed.
         rollout: The rollout that chose the subset; empty if none did.
@@ -906,6 +963,7 @@ class TurnReport(Message):
     first_s: float | None = None
     total_s: float = 0.0
     handovers: int = 0
+    parts: tuple[ReportedPart, ...] = ()
     shadow: bool = False
     same: bool | None = None
     rollout: str = ""
@@ -1097,6 +1155,8 @@ class AgentSteered(Message):
 
     Attributes:
         where: Who does it: the machines, or the cluster.
+        done: Whether it is done; what is not goes on.
+        also: Other agents that the same processes serve: it happens to them, too.
     """
 
     agent: str
@@ -1104,6 +1164,8 @@ class AgentSteered(Message):
     instances: int | None = None
     where: tuple[str, ...] = ()
     message: str = ""
+    done: bool = False
+    also: tuple[str, ...] = ()
 
 
 APPLY_RESOURCE = Endpoint("operator", "apply", ApplyResource, ResourceApplied)
@@ -1114,3 +1176,92 @@ GET_RESOURCE_HISTORY = Endpoint("operator", "history", GetResourceHistory, Resou
 RESTORE_ROUTING = Endpoint("operator", "restore", RestoreRouting, FoundResource)
 STEER_ROLLOUT = Endpoint("operator", "rollout", SteerRollout, FoundResource)
 STEER_AGENT = Endpoint("operator", "agent", SteerAgent, AgentSteered)
+
+# -- those who start and stop agents --
+
+
+class RunInstance(Message):
+    """One process that serves the agents of a file.
+
+    Attributes:
+        instance: Its id; of one that is stopped, the last one.
+        started: Unix seconds.
+        state: `running`, or `stopped` until somebody starts it again.
+    """
+
+    instance: str
+    pid: int = 0
+    started: float = 0.0
+    state: Literal["running", "stopped"] = "running"
+
+
+class RunAgent(Message):
+    """An agent that a file has."""
+
+    name: str
+    subset: str = DEFAULT_SUBSET
+    version: str = ""
+
+
+class RunFile(Message):
+    """A file whose agents somebody runs; each of its instances serves all of them.
+
+    Attributes:
+        revision: Rises whenever the number of its instances is changed.
+    """
+
+    file: str
+    agents: tuple[RunAgent, ...] = ()
+    instances: tuple[RunInstance, ...] = ()
+    revision: int = 0
+
+
+class GetRuns(Message):
+    """What a runner runs."""
+
+
+class Runs(Message):
+    """What a runner runs.
+
+    Attributes:
+        host: Its machine.
+        limit: How many instances of a file it starts at most.
+    """
+
+    host: str = ""
+    pid: int = 0
+    limit: int = 100
+    files: tuple[RunFile, ...] = ()
+
+
+class SteerRun(Message):
+    """Change how the agents of a file run; see `SteerAgent`.
+
+    Attributes:
+        revision: The one that is known: of another one nothing is changed. None for any.
+    """
+
+    file: str
+    action: Literal["scale", "restart", "drain", "stop", "start"]
+    instances: int | None = Field(default=None, ge=0)
+    instance: Id = ""
+    revision: int | None = None
+
+
+class RunSteered(Message):
+    """What has become of it.
+
+    Attributes:
+        before: How many instances there were.
+        instances: How many there are, or will be when it is done.
+        done: Whether it is done; what is not goes on.
+    """
+
+    file: str
+    before: int
+    instances: int
+    done: bool
+
+
+GET_RUNS = InstanceEndpoint("runner", "get", GetRuns, Runs)
+STEER_RUN = InstanceEndpoint("runner", "steer", SteerRun, RunSteered)

@@ -203,11 +203,14 @@ class ChannelRouter(Member):
         method: None for the router's own setting.
         threshold: How sure the router must be, 0 to 1.
         language: What to speak to a language model, and to ask back, in; None for the message's.
+        parts: Whether a message of several requests may be answered by several agents; None for
+            yes.
     """
 
     method: Literal["vector", "llm", "hybrid"] | None = None
     threshold: float | None = Field(default=None, ge=0, le=1)
     language: str | None = Field(default=None, max_length=35)
+    parts: bool | None = None
 
 
 class ChannelSpec(Member):

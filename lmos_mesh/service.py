@@ -33,7 +33,10 @@ class Service(Protocol):
 
 
 class Leaving(Protocol):
-    """A service that has something to say before it is drained."""
+    """A service that has something to say before it is drained.
+
+    Its attribute `drain_timeout_s`, if it has one, stands for the setting; None is for ever.
+    """
 
     async def leave(self) -> None:
         """Say goodbye, so that nothing new is sent here."""
@@ -133,7 +136,7 @@ async def supervise(
         await stop.wait()
         # Drain before cancelling: calls in progress may need the service's own tasks.
         with suppress(TimeoutError):
-            async with asyncio.timeout(drain_timeout_s):
+            async with asyncio.timeout(getattr(service, "drain_timeout_s", drain_timeout_s)):
                 leave = getattr(service, "leave", None)
                 if leave is not None:
                     await leave()

@@ -69,6 +69,11 @@ def instance_in_any_tenant(instance: str) -> str:
     return f"lmos.*.instance.{escape(instance)}.*"
 
 
+def runner(tenant: str, instance: str) -> str:
+    """Everything that a process which starts and stops agents answers as itself."""
+    return f"lmos.{escape(tenant)}.runner.{escape(instance)}.*"
+
+
 def tenant_of(subject: str) -> str:
     """The tenant of a subject of the mesh; its second token as an id."""
     _, _, rest = subject.partition(".")
@@ -87,6 +92,13 @@ def answerer_of(subject: str) -> str:
         named = tokens[2] in ("agent", "instance")
         return f"{tokens[2]} {unescape(tokens[3])!r}" if named else f"the {tokens[2]}"
     return f"whoever answers on {subject!r}"
+
+
+def agent_of(subject: str) -> str:
+    """The agent that answers on a subject; empty if none does."""
+    tokens = subject.split(".", 4)
+    is_agent = len(tokens) > 4 and tokens[0] == "lmos" and tokens[2] == "agent"
+    return unescape(tokens[3]) if is_agent else ""
 
 
 def instance_of_inbox(reply: str) -> str | None:

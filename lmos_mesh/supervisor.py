@@ -4,22 +4,31 @@ What happens is told as events; whoever shows them decides how.
 """
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lmos_mesh import subjects
+from lmos_mesh.answering import Answering
 from lmos_mesh.bus import Bus, new_instance
 from lmos_mesh.directory import Directory
+from lmos_mesh.endings import how_it_ended
 from lmos_mesh.errors import MeshError
+from lmos_mesh.kept_process import KeptProcess, begin_log
 from lmos_mesh.membership import ThingKey
+from lmos_mesh.mesh_events import (
+    AgentChanged,
+    Died,
+    Event,
+    Serving,
+    Stopped,
+    Stopping,
+    Up,
+)
 from lmos_mesh.mesh_state import MeshPlace, MeshRecord, ProcessRecord
 from lmos_mesh.messages import ROUTER_STATUS, RouterState, RouterStatus
 from lmos_mesh.nats_config import Binary, ServerSettings
@@ -30,100 +39,15 @@ from lmos_mesh.programs import Program, stopping_stages
 from lmos_mesh.restarts import Crashes
 from lmos_mesh.service import BAD_SETTINGS, VERSION
 from lmos_mesh.settings import Settings
-from lmos_mesh.tether import tethered
-from lmos_mesh.transport import Packet
 
 NATS = "nats"
 
 _ASK_EVERY_S = 0.05
 _ELSEWHERE_S = 0.2
-_POLL_S = 0.05
 _SETTLE_TIMEOUT_S = 60.0
 _KILL_AFTER_S = 3.0
-_TAIL_BYTES = 16 * 1024
 # Whoever is killed from outside does not know of it: its last line is no reason.
 _SILENT_ENDS = (-signal.SIGKILL, -signal.SIGTERM)
-
-
-# -- what happens --
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that whoever watches the mesh should know."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving(Event):
-    """A process does its work. `again`: after a crash."""
-
-    name: str
-    took_s: float
-    again: bool = False
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Died(Event):
-    """A process has ended although nobody asked it to.
-
-    Attributes:
-        how: `was killed by SIGKILL`, `ended with status 1`.
-        said: The last line of its log since it started; '' if somebody killed it.
-        retry_s: When it is started again.
-        looping: It has died too often for an accident.
-        given_up: It is not started again, as its settings cannot be used.
-    """
-
-    name: str
-    how: str
-    said: str
-    log: Path
-    retry_s: float
-    times: int
-    looping: bool
-    given_up: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Up(Event):
-    """Everything has started, `failing` apart.
-
-    Attributes:
-        encoder: How the router turns text into vectors; None if it does not say.
-    """
-
-    record: MeshRecord
-    took_s: float
-    encoder: RouterState | None
-    failing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentChanged(Event):
-    """An agent has its first instance, or has lost its last one."""
-
-    tenant: str
-    name: str
-    subset: str
-    version: str
-    joined: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopping(Event):
-    """The processes are being stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped(Event):
-    """A process has ended because it was asked to. `killed`: it had to be made to."""
-
-    name: str
-    killed: bool
-
-
-# -- what is run --
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +87,8 @@ class Supervisor:
         self._up = False
         self._nats: NatsServer | None = None
         self._nats_url = ""
-        self._kept = [_Process(one, plan.place.log_path(one.name)) for one in plan.programs]
-        self._answering = _Answering()
+        self._kept = [KeptProcess(one, plan.place.log_path(one.name)) for one in plan.programs]
+        self._answering = Answering()
         self._joined: set[ThingKey] = set()
 
     def stop(self) -> None:
@@ -204,7 +128,7 @@ class Supervisor:
         place = self._plan.place
         with place.claim():
             for process in self._kept:
-                _begin_log(process.log)
+                begin_log(process.log)
             try:
                 await self._start_nats()
                 if not self.stopping:
@@ -225,7 +149,7 @@ class Supervisor:
         began = time.monotonic()
         binary = await asyncio.to_thread(find_binary)
         log = plan.place.log_path(NATS)
-        _begin_log(log)
+        begin_log(log)
         settings = ServerSettings(
             data_dir=plan.place.nats_dir,
             name=f"lmos-{plan.place.name}",
@@ -278,7 +202,7 @@ class Supervisor:
 
     # -- keeping alive --
 
-    async def _keep(self, process: "_Process", directory: Directory) -> None:
+    async def _keep(self, process: KeptProcess, directory: Directory) -> None:
         crashes = Crashes()
         while True:
             began = time.monotonic()
@@ -305,7 +229,7 @@ class Supervisor:
             await asyncio.sleep(crashes.delay_s)
 
     async def _until_serving(
-        self, process: "_Process", directory: Directory, began: float, *, again: bool
+        self, process: KeptProcess, directory: Directory, began: float, *, again: bool
     ) -> None:
         """Return when the process serves, or has ended before it did."""
         before = self._answering.known(process.program.micro)
@@ -321,7 +245,7 @@ class Supervisor:
                 return
             await asyncio.sleep(_ASK_EVERY_S)
 
-    def _serves(self, process: "_Process", directory: Directory, before: frozenset[str]) -> bool:
+    def _serves(self, process: KeptProcess, directory: Directory, before: frozenset[str]) -> bool:
         if process.program.kind != "agent":
             return self._answering.claim(process.program.micro, before)
         membership = directory.membership
@@ -427,7 +351,7 @@ class Supervisor:
                 for program in stage:
                     tasks.create_task(self._stop_one(by_name[program.name]))
 
-    async def _stop_one(self, process: "_Process") -> None:
+    async def _stop_one(self, process: KeptProcess) -> None:
         if not process.alive():
             return
         killed = self._killed
@@ -480,166 +404,6 @@ class Supervisor:
             log_dir=place.log_dir,
             processes=tuple(processes),
         )
-
-
-@dataclass(slots=True)
-class _Process:
-    """One process that is kept alive."""
-
-    program: Program
-    log: Path
-    serving: bool = False
-    looping: bool = False
-    _popen: "subprocess.Popen[bytes] | None" = None
-    _log_from: int = 0
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid if self._popen is not None else 0
-
-    def alive(self) -> bool:
-        return self._popen is not None and self._popen.poll() is None
-
-    def spawn(self, environment: Mapping[str, str]) -> str:
-        """Start it; returns why that was not possible."""
-        try:
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError as exc:
-            return f"cannot write its log {self.log}: {exc.strerror}"
-        try:
-            self._log_from = os.fstat(log).st_size
-            # It keeps nothing that is not on the bus, so what a lost supervisor leaves is killed.
-            self._popen = subprocess.Popen(
-                tethered(self.program.command, signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(environment),
-                # Ctrl-C in the terminal is for us; we stop it when its turn comes.
-                start_new_session=True,
-            )
-        except OSError as exc:
-            return f"cannot be started: {exc.strerror}"
-        finally:
-            os.close(log)
-        return ""
-
-    async def ended(self) -> int:
-        assert self._popen is not None, "it has not been started"
-        return await exit_of(self._popen)
-
-    def terminate(self) -> None:
-        if self._popen is not None and self.alive():
-            self._popen.terminate()
-
-    def kill(self) -> None:
-        if self._popen is not None and self.alive():
-            self._popen.kill()
-
-    def end(self) -> None:
-        """Leave nothing behind."""
-        self.kill()
-        if self._popen is not None:
-            self._popen.wait()
-
-    def said(self) -> str:
-        """The last line of its log since it was started."""
-        return last_words(self.log, self._log_from)
-
-
-@dataclass(slots=True)
-class _Answering:
-    """Which micro services answer on the bus: a process that does has started."""
-
-    _ids: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    _claimed: set[str] = field(default_factory=set[str])
-    _bus: Bus | None = None
-    _inbox: str = ""
-
-    async def listen(self, bus: Bus) -> None:
-        self._bus = bus
-        self._inbox = bus.transport.open_inbox(self._on_answer).subject
-
-    def ask(self, subject: str) -> None:
-        assert self._bus is not None, "listen first"
-        with suppress(MeshError):
-            self._bus.transport.publish(subject, b"", reply=self._inbox)
-
-    def known(self, service: str) -> frozenset[str]:
-        """Who has answered so far: a process that starts now is none of them."""
-        return frozenset(self._ids.get(service, ()))
-
-    def claim(self, service: str, before: frozenset[str]) -> bool:
-        """Whether a new instance answers that nobody has claimed; if not, ask again."""
-        if fresh := self._ids.get(service, set()) - before - self._claimed:
-            self._claimed.add(fresh.pop())
-            return True
-        self.ask(f"$SRV.PING.{service}")
-        return False
-
-    def _on_answer(self, packet: Packet) -> None:
-        with suppress(ValueError, KeyError, TypeError):
-            told = json.loads(packet.payload)
-            self._ids.setdefault(str(told["name"]), set()).add(str(told["id"]))
-
-
-async def exit_of(process: "subprocess.Popen[bytes]") -> int:
-    """Wait until a child has ended, without a moment's delay on Linux. Cancelling is safe."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            watched = os.pidfd_open(process.pid)
-            ended = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            loop.add_reader(watched, ended.set)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(watched)
-                os.close(watched)
-    while True:
-        if (code := process.poll()) is not None:
-            return code
-        await asyncio.sleep(_POLL_S)
-
-
-def last_words(log: Path, since: int = 0) -> str:
-    """What the last line of a log says: its event if it is JSON, else the line itself."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(since, size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    line = next((one.strip() for one in reversed(text.splitlines()) if one.strip()), "")
-    with suppress(ValueError):
-        told = json.loads(line)
-        if isinstance(told, dict):
-            return _event_of(told)  # pyright: ignore[reportUnknownArgumentType]
-    return line
-
-
-def _event_of(told: Mapping[str, object]) -> str:
-    trace = str(told.get("exception") or "").strip().splitlines()
-    said = str(told.get("event", ""))
-    return f"{said}: {trace[-1]}" if trace else said
-
-
-def _begin_log(log: Path) -> None:
-    """Begin an empty log; the one of the last run is kept beside it."""
-    with suppress(OSError):
-        if log.stat().st_size:
-            log.replace(log.with_suffix(".log.1"))
-
-
-def how_it_ended(code: int) -> str:
-    """What an exit status says, as the rest of a sentence."""
-    if code < 0:
-        try:
-            return f"was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was killed by signal {-code}"
-    return f"ended with status {code}"
 
 
 def _live(directory: Directory, name: ThingKey) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli import resources, router, steering
+from lmos_mesh.cli import lifecycle, resources, router, steering
 from lmos_mesh.cli.options import Json, Mesh
 from lmos_mesh.cli.screen import fail
 from lmos_mesh.errors import MeshError
@@ -218,17 +218,7 @@ def chat(
     sys.exit(code)
 
 
-@app.command(rich_help_panel=LOOK)
-def agents(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Show who is on the mesh."""
-    from lmos_mesh.cli.agents import agents as command
-
-    sys.exit(command(watch=watch, everyone=all, as_json=as_json, mesh=mesh))
+app.add_typer(lifecycle.app, name="agents", rich_help_panel=LOOK)
 
 
 @app.command(rich_help_panel=LOOK)

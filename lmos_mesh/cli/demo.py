@@ -19,13 +19,14 @@ from lmos_mesh.cli.conversing import Terminal, answered, in_short, percent
 from lmos_mesh.cli.screen import err, fail, out, plural
 from lmos_mesh.cli.up import UpScreen, plan_of, supervise
 from lmos_mesh.errors import MeshError, SettingsError
+from lmos_mesh.mesh_events import Event, Up
 from lmos_mesh.mesh_state import MeshRecord
 from lmos_mesh.messages import ROUTER_STATUS, Converse, Decision, RouterStatus
 from lmos_mesh.models import MODEL_NAME, install_model, installed_model
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.programs import Program
 from lmos_mesh.settings import Settings
-from lmos_mesh.supervisor import Event, Supervisor, Up
+from lmos_mesh.supervisor import Supervisor
 
 NAME = "demo"
 

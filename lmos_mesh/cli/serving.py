@@ -1,13 +1,16 @@
 """The process in which `lmos run` serves a file's agents: `python -m lmos_mesh.cli.serving FILE`.
 
 It tells its parent through a pipe what it found in the file, and when it serves; or, in a few
-lines that a person can act upon, why it does not.
+lines that a person can act upon, why it does not. SIGUSR1 has it leave like SIGTERM, but finish
+what it is at however long that takes.
 """
 
 import argparse
+import asyncio
 import importlib.util
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -178,7 +181,11 @@ def _telling(descriptor: int | None) -> Callable[[dict[str, Any]], None]:
 
 
 class _Reporting:
-    """Agents whose host says when it serves."""
+    """Agents whose host says when it serves.
+
+    Attributes:
+        drain_timeout_s: How long it may finish what it is at; None for as long as that takes.
+    """
 
     def __init__(
         self,
@@ -188,12 +195,19 @@ class _Reporting:
     ) -> None:
         self._host = AgentHost(agents, settings)
         self._tell = tell
+        self.drain_timeout_s: float | None = settings.drain_timeout_s
 
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
         """Join the mesh and serve until cancelled."""
 
+        def drain() -> None:
+            self.drain_timeout_s = None
+            if bus.on_drain is not None:
+                bus.on_drain()
+
         def tell_ready() -> None:
             ready()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, drain)
             self._tell({"serving": bus.instance})
 
         try:

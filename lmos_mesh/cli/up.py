@@ -19,23 +19,22 @@ from rich.text import Text
 
 from lmos_mesh.cli.screen import out, print_json
 from lmos_mesh.errors import SettingsError
+from lmos_mesh.mesh_events import (
+    AgentChanged,
+    Died,
+    Event,
+    Serving,
+    Stopped,
+    Stopping,
+    Up,
+)
 from lmos_mesh.mesh_state import MeshPlace, MeshRecord, find_mesh, place_of
 from lmos_mesh.ports import claim_port
 from lmos_mesh.programs import USUAL_ADAPTERS, Program, installed_programs, replicas_from
 from lmos_mesh.restarts import LOOPING_AFTER
 from lmos_mesh.service import VERSION
 from lmos_mesh.settings import Settings, load_settings
-from lmos_mesh.supervisor import (
-    AgentChanged,
-    Died,
-    Event,
-    MeshPlan,
-    Serving,
-    Stopped,
-    Stopping,
-    Supervisor,
-    Up,
-)
+from lmos_mesh.supervisor import MeshPlan, Supervisor
 
 HTTP_PORT = 8420
 HTTP_HOST = "127.0.0.1"

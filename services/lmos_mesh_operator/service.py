@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from lmos_mesh import audit, events
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.directory import Directory
 from lmos_mesh.membership import ThingKey
-from lmos_mesh.messages import STEER_ROLLOUT
+from lmos_mesh.messages import STEER_AGENT, STEER_ROLLOUT
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel
@@ -23,6 +25,7 @@ from lmos_mesh_operator.leading import Leadership
 from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import missing_in
 from lmos_mesh_operator.rollouts import Rollouts
+from lmos_mesh_operator.steering import Steering
 
 if TYPE_CHECKING:
     from lmos_mesh_operator.kubernetes.mode import KubernetesMode
@@ -43,6 +46,8 @@ class OperatorSettings(Settings):
         operator_home_namespace: Where agents of the mesh are shown; empty for our own namespace.
         operator_capabilities_url: Where a Deployment labelled `lmos-agent` says what it can do;
             empty for LMOS's place at its Service.
+        operator_ask_again_s: How long after a Deployment could not say so it is asked again; and
+            half as long again every time.
     """
 
     operator_most_similar: Literal["nearest", "lowest"] = "nearest"
@@ -50,6 +55,7 @@ class OperatorSettings(Settings):
     operator_namespaces: str = ""
     operator_home_namespace: str = ""
     operator_capabilities_url: str = ""
+    operator_ask_again_s: float = Field(default=5.0, gt=0)
 
 
 class Operator:
@@ -88,7 +94,11 @@ class Operator:
         gc.freeze()
         await audit.prepare(bus)
         await events.prepare(bus)
-        routes = [*keeping.routes(), route(STEER_ROLLOUT, rollouts.steer)]
+        routes = [
+            *keeping.routes(),
+            route(STEER_ROLLOUT, rollouts.steer),
+            route(STEER_AGENT, self._steering(bus).steer),
+        ]
         await bus.serve("operator", routes)
         await leadership.begin()
         await announce_service(
@@ -117,15 +127,26 @@ class Operator:
             applied,
             self._directory,
             lambda: leadership.leading,
-            namespaces=[
-                one.strip() for one in settings.operator_namespaces.split(",") if one.strip()
-            ],
+            namespaces=self._namespaces(),
             home=settings.operator_home_namespace,
             template=settings.operator_capabilities_url or CAPABILITIES_URL,
+            ask_again_s=settings.operator_ask_again_s,
             clock=self._clock,
         )
         await mode.check()
         return mode
+
+    def _steering(self, bus: Bus) -> Steering:
+        if not self._settings.operator_kubernetes:
+            return Steering(bus, self._directory)
+        from lmos_mesh_operator.kubernetes.steering import KubernetesSteering
+
+        elsewhere = KubernetesSteering(bus, namespaces=self._namespaces(), clock=self._clock)
+        return Steering(bus, self._directory, elsewhere=elsewhere)
+
+    def _namespaces(self) -> list[str]:
+        names = self._settings.operator_namespaces.split(",")
+        return [one.strip() for one in names if one.strip()]
 
     async def leave(self) -> None:
         """Let another replica lead at once."""

@@ -18,15 +18,20 @@ def circumstances_of(
     turn: str,
     history: Sequence[Utterance],
     settings: Mapping[str, Any],
+    message: str | None = None,
+    handovers: Sequence[str] = (),
     shadow: bool = False,
 ) -> Circumstances:
     """Who asks, on what way, and what was said before.
+
+    The message is the user's own if none is given: an agent may be asked for a part of it only, or
+    for what another one makes of it.
 
     A shadow gets a conversation id of its own, so that what the agent keeps of it does not mix
     with what it keeps of the user's.
     """
     return Circumstances(
-        message=request.message,
+        message=request.message if message is None else message,
         conversation=conversation + _SHADOW if shadow else conversation,
         turn=turn,
         channel=way.channel,
@@ -38,5 +43,6 @@ def circumstances_of(
         attributes=request.attributes,
         user_token=request.user_token,
         anonymization=request.anonymization,
+        handovers=tuple(handovers),
         shadow=shadow,
     )

@@ -186,14 +186,21 @@ def said_before(turns: Sequence[Turn]) -> tuple[Utterance, ...]:
         size += _bytes_of(turn)
         if size > HISTORY_BYTES:
             break
-        said.append(Utterance(role="assistant", content=turn.answer, agent=turn.agent))
-        said.append(Utterance(role="user", content=turn.message))
+        # Each request of several as if it had been asked alone: so it is known who said what.
+        done = [one for one in turn.parts if one.state == "done"]
+        for text, answer, agent in reversed(
+            [(one.text, one.answer, one.agent) for one in done]
+            or [(turn.message, turn.answer, turn.agent)]
+        ):
+            said.append(Utterance(role="assistant", content=answer, agent=agent))
+            said.append(Utterance(role="user", content=text))
     return tuple(reversed(said))
 
 
 def _bytes_of(turn: Turn) -> int:
     """What its words take when they are stored or sent; escapes and all."""
-    return len(to_json(turn.message)) + len(to_json(turn.answer))
+    parts = sum(len(to_json(one.text)) + len(to_json(one.answer)) for one in turn.parts)
+    return len(to_json(turn.message)) + len(to_json(turn.answer)) + parts
 
 
 def answer_of(turn: Turn, conversation: str) -> Answer:
@@ -208,6 +215,8 @@ def answer_of(turn: Turn, conversation: str) -> Answer:
         instance=turn.instance,
         asked_back=turn.asked_back,
         attempts=turn.attempts,
+        parts=turn.parts,
+        handovers=turn.handovers,
     )
 
 

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, cast
 
 from lmos_mesh.invocation import ANONYMIZATION
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.messages import TurnReport
+from lmos_mesh.messages import ReportedPart, TurnReport
 from lmos_mesh_runtime.routing import Way
 
 Send = Callable[[str, Any], Awaitable[None]]
@@ -22,23 +21,26 @@ class Relay:
         way: Where the turn goes.
         began: When the turn was ready to be carried.
         first: When the first word came; None if none has.
-        key: Who answers; None for nobody.
-        capability: What that agent is asked for.
+        agent: Who answers; empty for nobody. Several are joined by commas.
+        capability: What that agent is asked for; likewise.
+        handovers: How often one agent has handed over to another.
+        parts: How each of several requests went.
         repeatable: Whether that may be done twice.
         anonymization: What the agent says stands for what in its answer; None if it says nothing.
     """
 
     __slots__ = (
-        *("_clock", "_send", "anonymization", "began", "capability", "first", "key"),
-        *("repeatable", "way"),
+        *("_clock", "_send", "agent", "anonymization", "began", "capability", "first"),
+        *("handovers", "parts", "repeatable", "way"),
     )
 
     def __init__(self, way: Way, send: Send, clock: Callable[[], float]) -> None:
         self.way = way
         self.began = clock()
         self.first: float | None = None
-        self.key: ThingKey | None = None
-        self.capability = ""
+        self.agent = self.capability = ""
+        self.handovers = 0
+        self.parts: tuple[ReportedPart, ...] = ()
         self.repeatable = True
         self.anonymization: tuple[dict[str, Any], ...] | None = None
         self._send = send
@@ -54,7 +56,7 @@ class Relay:
         elif kind == "status" and isinstance(body, dict):
             entities = cast("dict[str, Any]", body).get(ANONYMIZATION)
             if isinstance(entities, list):
-                self.anonymization = _objects(cast("list[Any]", entities))
+                self.anonymization = objects_of(cast("list[Any]", entities))
                 return
         await self._send(kind, body)
 
@@ -74,12 +76,14 @@ class Relay:
             turn=turn,
             channel=self.way.channel,
             subset=self.way.subset,
-            agent=self.key.name if self.key else "",
+            agent=self.agent,
             capability=self.capability,
             outcome=outcome,
             error=error,
             first_s=None if self.first is None else self.first - self.began,
             total_s=self._clock() - self.began,
+            handovers=self.handovers,
+            parts=self.parts,
             shadow=shadow,
             same=same,
             rollout=self.way.rollout,
@@ -91,7 +95,8 @@ def is_same(answer: str, other: str) -> bool:
     return answer.split() == other.split()
 
 
-def _objects(entities: list[Any]) -> tuple[dict[str, Any], ...]:
+def objects_of(entities: list[Any]) -> tuple[dict[str, Any], ...]:
+    """What stands for what, without what is no object."""
     return tuple(
         dict(cast("Mapping[str, Any]", one)) for one in entities if isinstance(one, Mapping)
     )

@@ -13,6 +13,8 @@ class RuntimeSettings(Settings):
         runtime_idle_timeout_s: How long an agent may be silent in mid-answer.
         runtime_concurrency: How many turns one replica carries at a time.
         runtime_shadows: How many turns one replica mirrors at a time, where a rollout wants that.
+        runtime_parts: How many requests of one message are answered; 1 takes none apart.
+        runtime_handovers: How often one turn, or one of its parts, may be handed over.
         runtime_reports: Whether it is reported how each turn went; rollouts are judged by that.
     """
 
@@ -20,4 +22,6 @@ class RuntimeSettings(Settings):
     runtime_idle_timeout_s: float = Field(default=30.0, gt=0)
     runtime_concurrency: int = Field(default=1024, ge=1)
     runtime_shadows: int = Field(default=16, ge=0)
+    runtime_parts: int = Field(default=4, ge=1)
+    runtime_handovers: int = Field(default=4, ge=0)
     runtime_reports: bool = True

@@ -13,7 +13,7 @@ from typing import Any
 
 from lmos_mesh import calls
 from lmos_mesh.bus import Bus
-from lmos_mesh.errors import MeshError
+from lmos_mesh.errors import HandedOver, MeshError
 from lmos_mesh.messages import Converse, Decision, TurnReport, Utterance
 from lmos_mesh_runtime.asking import Ask
 from lmos_mesh_runtime.reporting import Relay, is_same
@@ -29,6 +29,7 @@ class Mirrorable:
     Attributes:
         answer: What the user got.
         answered: Whether an agent gave it; else the mesh has asked back.
+        handed_over: Whether one agent handed over to another.
         conversation: Its id.
         turn: Its id.
     """
@@ -40,6 +41,7 @@ class Mirrorable:
     history: Sequence[Utterance]
     answer: str
     answered: bool
+    handed_over: bool = False
 
 
 Decide = Callable[[Converse, Way, Sequence[Utterance]], Awaitable[Decision]]
@@ -114,6 +116,10 @@ class Shadows:
                     report = relay.report("answered", shadow=True, same=same, **named)
         except asyncio.CancelledError:
             raise
+        except HandedOver:
+            # Nobody is asked in its place: what that one does need not be harmless.
+            relay.handovers = 1
+            report = relay.report("answered", shadow=True, same=turn.handed_over, **named)
         except MeshError as error:
             report = relay.report("failed", shadow=True, error=error.code, **named)
         self._tell(turn.way.tenant, report)

@@ -25,7 +25,10 @@ def test_the_dependencies_come_first_and_then_those_of_the_extras_that_are_wante
 
 
 def test_an_extra_made_of_others_is_followed() -> None:
-    assert printed("all").stdout == printed("server,registry,router,llm,operator,http,mdns,otel").stdout
+    assert (
+        printed("all").stdout
+        == printed("server,registry,router,llm,operator,http,mdns,otel").stdout
+    )
 
 
 def test_an_extra_that_does_not_exist_is_named_with_those_that_do() -> None:

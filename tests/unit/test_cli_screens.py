@@ -17,8 +17,8 @@ from lmos_mesh.cli.doctor import is_awaited
 from lmos_mesh.cli.known_settings import known_settings, settings_in, unknown_settings
 from lmos_mesh.cli.log_lines import read_line, shown
 from lmos_mesh.cli.screen import plural
+from lmos_mesh.endings import last_words
 from lmos_mesh.messages import Candidate, Decision, FoundThing, Instance
-from lmos_mesh.supervisor import last_words
 from lmos_mesh.things import Capability
 
 INDENT = "    "

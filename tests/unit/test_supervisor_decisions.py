@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmos_mesh.endings import how_it_ended
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.programs import (
     Kind,
@@ -17,7 +18,6 @@ from lmos_mesh.programs import (
     stopping_stages,
 )
 from lmos_mesh.restarts import LOOPING_AFTER, STEADY_S, Crashes
-from lmos_mesh.supervisor import how_it_ended
 
 LIVES = st.lists(st.floats(min_value=0, max_value=3600), min_size=1, max_size=60)
 

@@ -1,6 +1,7 @@
 """The cluster's API: reads and writes objects, each write only on what was seen."""
 
 import json
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
@@ -199,24 +200,35 @@ async def connected() -> AsyncGenerator[Cluster]:
     Raises:
         SettingsError: There is neither, or what it takes is not installed.
     """
-    config, make = _loaded()
-    configuration = make.Configuration()
-    try:
-        try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            await config.load_kube_config(client_configuration=configuration)
-    except (config.ConfigException, OSError, ValueError) as exc:
-        raise SettingsError(
-            f"no cluster is known: {exc}",
-            hint="run the operator in a pod with a ServiceAccount, or set KUBECONFIG",
-        ) from exc
-    client = make.ApiClient(configuration)
+    configuration = await configured()
+    client = _loaded()[1].ApiClient(configuration)
     client.user_agent = "lmos-mesh-operator"
     try:
         yield Cluster(client)
     finally:
         await client.close()
+
+
+async def configured() -> Any:
+    """Where the cluster is, and who we are there.
+
+    Raises:
+        SettingsError: Nobody says, or what it takes is not installed.
+    """
+    config, client = _loaded()
+    configuration = client.Configuration()
+    try:
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            path = os.environ.get("KUBECONFIG") or None
+            await config.load_kube_config(config_file=path, client_configuration=configuration)
+    except (config.ConfigException, OSError, ValueError) as exc:
+        raise SettingsError(
+            f"no cluster is known: {exc}",
+            hint="run the operator in a pod with a ServiceAccount, or set KUBECONFIG",
+        ) from exc
+    return configuration
 
 
 def _loaded() -> tuple[Any, Any]:

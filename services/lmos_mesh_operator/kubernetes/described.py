@@ -24,6 +24,7 @@ _FIRST_S = 5.0
 _FACTOR = 1.5
 _MOST_S = 60.0
 _FETCH_S = 10.0
+_SOON_S = 0.2
 
 Named = tuple[str, str]
 """Namespace and name."""
@@ -129,8 +130,12 @@ class Described:
             said = f"GET {outlook.url}: {wrong}"
             await self._fault(at, deployment, Fault(reason="BadDescription", message=said))
             raise Unavailable(said)
-        if await self._write(at, deployment, body):
-            self._asked[at] = uid, outlook.revision
+        try:
+            if await self._write(at, deployment, body):
+                self._asked[at] = uid, outlook.revision
+        except (Conflict, NotFound):
+            await self._mirror.refresh(ResourceKey(Agent.__name__, *at))
+            self.levels.look_at_later(at, _SOON_S)  # the mirror was faster
 
     async def _ask(
         self, deployment: Mapping[str, Any], url: str
@@ -228,14 +233,15 @@ class Described:
                 OURS["Agent"], {**agent.body, "status": status}, part="status"
             )
         except (Conflict, NotFound):
-            self.levels.look_at_later(at, 0.2)  # the mirror has just written it
+            self.levels.look_at_later(at, _SOON_S)  # the mirror has just written it
         else:
             self._mirror.on_object("Agent", after, False)
 
     def _failed(self, at: Named, error: MeshError) -> None:
         deployment = self._deployments.get(at)
         said = str(error)
-        if deployment is None or self._told.get(at) == said or self._told.get(at, "") in said:
+        known = self._told.get(at)
+        if deployment is None or (known is not None and known in said):
             return
         self._told[at] = said
         logger.warning("Deployment %s/%s, asking again: %s", *at, said)

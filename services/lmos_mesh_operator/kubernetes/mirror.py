@@ -149,7 +149,7 @@ class Mirror:
             if known is not None and known.uid not in ("", seen.uid):
                 return
             self._seen.pop(key, None)
-        elif known is not None and known.uid == seen.uid and _is_older(seen, known):
+        elif known is not None and known.uid == seen.uid and _is_no_news(seen, known):
             return
         else:
             self._seen[key] = seen
@@ -173,7 +173,7 @@ class Mirror:
             for seen in known.values():
                 # It may be newer than the list.
                 if self._seen.get(seen.key) is seen:
-                    await self._refresh(seen.key)
+                    await self.refresh(seen.key)
 
     # -- one name --
 
@@ -192,7 +192,7 @@ class Mirror:
             except (Conflict, NotFound):
                 # Somebody was faster; if nothing is different afterwards, it was something else.
                 before = self._seen.get(key)
-                await self._refresh(key)
+                await self.refresh(key)
                 now = self._seen.get(key)
                 if (before and before.version) == (now and now.version):
                     raise
@@ -326,7 +326,8 @@ class Mirror:
         except NotFound:
             logger.debug("%s is gone already", key)
 
-    async def _refresh(self, key: ResourceKey) -> None:
+    async def refresh(self, key: ResourceKey) -> None:
+        """Look how the cluster has an object now."""
         try:
             body = await self._cluster.get(OURS[key.kind], key.namespace, key.name)
         except NotFound:
@@ -377,8 +378,10 @@ def _said(seen: Seen | None, kept: Kept | None) -> tuple[str, str]:
     )
 
 
-def _is_older(one: Seen, other: Seen) -> bool:
+def _is_no_news(one: Seen, known: Seen) -> bool:
     try:
-        return int(one.version) < int(other.version)
+        if int(one.version) < int(known.version):
+            return True
     except ValueError:
-        return False
+        pass
+    return one.version == known.version and one.leaving == known.leaving

@@ -14,6 +14,7 @@ from typing import Any
 
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.resources import GROUP, KINDS, VERSION
+from lmos_mesh_operator.kubernetes.cluster import configured
 
 logger = logging.getLogger(__name__)
 
@@ -198,8 +199,22 @@ def _settings(kopf: Any, instance: str) -> Any:
 
 
 def _login(kopf: Any) -> Callable[..., Any]:
-    async def login(**given: Any) -> Any:
-        return await kopf.login_via_async_client(**given)
+    async def login(**_: Any) -> Any:
+        config = await configured()
+        header = str(await config.get_api_key_with_prefix("BearerToken") or "")
+        scheme, _space, token = header.rpartition(" ")
+        return kopf.ConnectionInfo(
+            server=config.host,
+            ca_path=config.ssl_ca_cert,
+            insecure=not config.verify_ssl,
+            username=config.username or None,
+            password=config.password or None,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=config.cert_file,
+            private_key_path=config.key_file,
+            proxy_url=config.proxy,
+        )
 
     return login
 

@@ -1,0 +1,75 @@
+"""`lmos agents scale`, `restart`, `drain`, `stop` and `start`: how many instances, and which."""
+
+import time
+
+from rich.text import Text
+
+from lmos_mesh.bus import RESTART_S
+from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.resource_calls import seconds_of
+from lmos_mesh.cli.screen import out, print_json
+from lmos_mesh.errors import DeadlineExceeded
+from lmos_mesh.messages import STEER_AGENT, AgentSteered, SteerAgent
+from lmos_mesh.things import DEFAULT_SUBSET
+
+
+def steer(
+    name: str,
+    action: str,
+    *,
+    subset: str,
+    instances: int | None,
+    instance: str,
+    timeout: str,
+    tenant: str | None,
+    as_json: bool,
+    mesh: str | None,
+) -> int:
+    """Change how an agent runs, and say what has become of it."""
+    request = SteerAgent.model_validate(
+        {
+            "agent": name,
+            "subset": subset,
+            "action": action,
+            "instances": instances,
+            "instance": instance,
+        }
+    )
+    began = time.monotonic()
+    timeout_s = seconds_of(timeout)
+    steered = run(_steered(request, timeout_s=timeout_s, tenant=tenant, mesh=mesh))
+    if as_json:
+        print_json(steered.model_dump(mode="json"))
+    else:
+        out().print(shown(steered, took_s=time.monotonic() - began), soft_wrap=True)
+    return 0
+
+
+async def _steered(
+    request: SteerAgent, *, timeout_s: float, tenant: str | None, mesh: str | None
+) -> AgentSteered:
+    async with connected(mesh) as bus, answering("operator"):
+        try:
+            return await bus.call(
+                STEER_AGENT, request, tenant=tenant, timeout_s=timeout_s, nobody_s=RESTART_S
+            )
+        except DeadlineExceeded as exc:
+            raise DeadlineExceeded(
+                f"nobody has said within {timeout_s:g} s what became of it",
+                hint="`lmos agents` shows what runs",
+            ) from exc
+
+
+def shown(steered: AgentSteered, *, took_s: float) -> Text:
+    """What has become of it, and who has done it."""
+    mark = ("✓ ", "green") if steered.done else ("↻ ", "cyan")
+    subset = "" if steered.subset == DEFAULT_SUBSET else f" ({steered.subset})"
+    text = Text.assemble(
+        mark,
+        (f"{steered.agent}{subset}", "bold"),
+        f" {steered.message}",
+        (f"  {took_s:.1f} s", "dim"),
+    )
+    for one in steered.where:
+        text.append(f"\n  {one}", "dim")
+    return text

@@ -1,0 +1,410 @@
+"""Scales, restarts, drains, stops and starts agents: in the cluster, or with those who run them."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from lmos_mesh import audit, subjects
+from lmos_mesh.bus import Bus
+from lmos_mesh.calls import Call
+from lmos_mesh.directory import Directory
+from lmos_mesh.errors import (
+    AgentNotFound,
+    Conflict,
+    InvalidMessage,
+    MeshError,
+    NotFound,
+    Unavailable,
+)
+from lmos_mesh.membership import Lease, ThingKey
+from lmos_mesh.messages import (
+    GET_RUNS,
+    STEER_RUN,
+    AgentSteered,
+    GetRuns,
+    Instance,
+    RunFile,
+    Runs,
+    RunSteered,
+    SteerAgent,
+    SteerRun,
+)
+from lmos_mesh.things import DEFAULT_SUBSET
+from lmos_mesh_operator.sharing import Share, shared
+
+logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+
+_DECIDED_AGAIN = 5
+# Asking what runs takes no time; what changes it, as long as the caller waits.
+_ASKED_S = 3.0
+_CHANGED_S = 600.0
+
+
+class Elsewhere(Protocol):
+    """Steers agents that run in a cluster."""
+
+    async def steer(self, request: SteerAgent, call: Call) -> AgentSteered:
+        """Change how an agent runs; `NotFound` if it does not run there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A file with the agent, and who runs it."""
+
+    runner: str
+    runs: Runs
+    file: RunFile
+
+    @property
+    def running(self) -> int:
+        return sum(one.state == "running" for one in self.file.instances)
+
+    @property
+    def where(self) -> str:
+        return f"lmos run {self.file.file} on {self.runs.host} (pid {self.runs.pid})"
+
+    @property
+    def share(self) -> Share:
+        return Share(
+            runner=self.runner,
+            file=self.file.file,
+            started=min((one.started for one in self.file.instances if one.started), default=0.0),
+            instances=self.running,
+            limit=self.runs.limit,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What one runner is told about one file."""
+
+    run: _Run
+    request: SteerRun
+
+
+class Steering:
+    """Answers for the agents of every tenant; on every replica of the operator.
+
+    Args:
+        bus: Where those who run agents are asked.
+        directory: Who is there.
+        elsewhere: Is asked first, if there is a cluster.
+    """
+
+    def __init__(
+        self, bus: Bus, directory: Directory, *, elsewhere: Elsewhere | None = None
+    ) -> None:
+        self._bus = bus
+        self._directory = directory
+        self._elsewhere = elsewhere
+
+    async def steer(self, request: SteerAgent, call: Call) -> AgentSteered:
+        """Change how an agent runs.
+
+        Raises:
+            AgentNotFound: The tenant has no such agent.
+            NotFound: It has no such instance.
+            Conflict: Nobody runs it who could be told; or somebody changes it all the time.
+            InvalidMessage: It cannot be told so.
+            Unavailable: Who runs it does not answer.
+            AgentFailed: Its new instances do not serve.
+        """
+        if request.action == "scale" and request.instances is None:
+            raise InvalidMessage("scale needs `instances`", field="/instances")
+        if request.action == "scale" and request.instance:
+            raise InvalidMessage("one instance cannot be scaled", field="/instance")
+        if self._elsewhere is not None:
+            try:
+                return await self._elsewhere.steer(request, call)
+            except NotFound as exc:
+                # A person may run it, with a connection to the same mesh.
+                if not self._runners(request, call.tenant):
+                    if self._is_known(request, call.tenant):
+                        raise
+                    raise self._not_there(request, call.tenant) from exc
+        for _ in range(_DECIDED_AGAIN):
+            try:
+                return await self._steer(request, call.tenant)
+            except _Changed:
+                continue
+        raise Conflict(f"the instances of {_named(request)} change all the time", hint="try again")
+
+    async def _steer(self, request: SteerAgent, tenant: str) -> AgentSteered:
+        runs = await self._runs(request, tenant)
+        if not runs:
+            raise self._not_there(request, tenant)
+        orders = self._orders(request, runs)
+        results = await self._give(orders, tenant)
+        before = sum(one.running for one in runs)
+        after = before + sum(one.instances - one.before for one in results)
+        done = all(one.done for one in results)
+        concerned = [one.run for one in orders] or runs
+        also = _also(request, concerned)
+        touched = _touched(request, orders, results)
+        steered = AgentSteered(
+            agent=request.agent,
+            subset=request.subset,
+            instances=after,
+            where=tuple(one.where for one in concerned),
+            message=_message(request, before, after, touched, done=done, also=also),
+            done=done,
+            also=also,
+        )
+        what = {
+            "agent": request.agent,
+            "subset": request.subset,
+            "action": request.action,
+            "instance": request.instance,
+            "before": before,
+            "after": after,
+        }
+        audit.write(self._bus, tenant, "steered", what)
+        logger.info("%s: %s", _named(request), steered.message)
+        return steered
+
+    # -- who runs it --
+
+    def _runners(self, request: SteerAgent, tenant: str) -> list[Lease]:
+        return [
+            lease
+            for of, lease, _ in self._directory.membership.leases()
+            if of == tenant
+            and any((one.name, one.subset) == (request.agent, request.subset) for one in lease.runs)
+        ]
+
+    async def _runs(self, request: SteerAgent, tenant: str) -> list[_Run]:
+        """The files with the agent, as those who run them say it is now."""
+        runners = self._runners(request, tenant)
+        asked = await _all([self._ask(one, tenant) for one in runners])
+        answered: list[tuple[Lease, Runs]] = []
+        for lease, runs in zip(runners, asked, strict=True):
+            if isinstance(runs, MeshError):
+                raise runs
+            answered.append((lease, runs))
+        return [
+            _Run(runner=lease.instance, runs=runs, file=file)
+            for lease, runs in answered
+            for file in runs.files
+            if any((one.name, one.subset) == (request.agent, request.subset) for one in file.agents)
+        ]
+
+    async def _ask(self, lease: Lease, tenant: str) -> Runs:
+        endpoint = GET_RUNS.of(subjects.escape(lease.instance))
+        try:
+            return await self._bus.call(endpoint, GetRuns(), tenant=tenant, timeout_s=_ASKED_S)
+        except MeshError as exc:
+            raise Unavailable(
+                f"`lmos run` on {lease.host} (pid {lease.pid}) does not answer",
+                hint="try again: a moment after its death it is not asked any more",
+            ) from exc
+
+    def _is_known(self, request: SteerAgent, tenant: str) -> bool:
+        key = ThingKey(tenant, request.agent, request.subset)
+        membership = self._directory.membership
+        return membership.get(key) is not None or membership.live(key)
+
+    def _not_there(self, request: SteerAgent, tenant: str) -> MeshError:
+        """Why nobody can be told."""
+        membership = self._directory.membership
+        if self._is_known(request, tenant):
+            key = ThingKey(tenant, request.agent, request.subset)
+            return Conflict(
+                f"nobody can be told to {request.action} {_named(request)}: "
+                f"{_by_themselves(membership.instances(key))}",
+                hint="have it run by `lmos run FILE`, and end what was started otherwise",
+            )
+        if subsets := membership.subsets(tenant, request.agent):
+            return AgentNotFound(
+                f"agent {request.agent!r} has no subset {request.subset!r} in {tenant!r}",
+                hint=f"it has {', '.join(subsets)}",
+                near=subsets,
+            )
+        near = membership.near(tenant, request.agent)
+        return AgentNotFound(
+            f"agent {request.agent!r} does not exist in {tenant!r}",
+            hint=f"did you mean {', '.join(near)}?" if near else "`lmos agents` lists who is there",
+            near=near,
+        )
+
+    # -- what they are told --
+
+    def _orders(self, request: SteerAgent, runs: Sequence[_Run]) -> list[_Order]:
+        if request.action == "scale":
+            return _scaled(request, runs)
+        if request.instance:
+            return [_of_one(request, runs)]
+        orders = [
+            _Order(run=one, request=SteerRun(file=one.file.file, action=request.action))
+            for one in runs
+        ]
+        running = [one for one in orders if one.run.running]
+        if request.action == "start":
+            # Else all were scaled to none: one of them begins again.
+            return [one for one in orders if _is_stopped(one.run)] or (
+                [] if running else orders[:1]
+            )
+        if request.action == "restart" and not running:
+            raise Conflict(f"{_named(request)} is stopped", hint="`lmos agents start` starts it")
+        return running
+
+    async def _give(self, orders: Sequence[_Order], tenant: str) -> list[RunSteered]:
+        """Tell all of them at once; each does its own one after the other."""
+        given = await _all([self._give_one(one, tenant) for one in orders])
+        done = [one for one in given if isinstance(one, RunSteered)]
+        failed = [one for one in given if isinstance(one, MeshError)]
+        if changed := [one for one in failed if isinstance(one, _Changed)]:
+            raise changed[0]
+        if failed:
+            failed[0].details["done"] = [one.file for one in done]
+            raise failed[0]
+        return done
+
+    async def _give_one(self, order: _Order, tenant: str) -> RunSteered:
+        endpoint = STEER_RUN.of(subjects.escape(order.run.runner))
+        try:
+            return await self._bus.call(
+                endpoint, order.request, tenant=tenant, timeout_s=_CHANGED_S
+            )
+        except Conflict as exc:
+            if order.request.revision is None:
+                raise
+            raise _Changed(str(exc)) from exc
+
+
+class _Changed(Conflict):
+    """What was decided upon is something else by now."""
+
+
+async def _all(
+    work: Sequence[Coroutine[Any, Any, ResultT]],
+) -> "list[ResultT | MeshError]":
+    """What comes of all of them, whatever comes of one."""
+
+    async def kept(one: Coroutine[Any, Any, ResultT]) -> ResultT | MeshError:
+        try:
+            return await one
+        except MeshError as exc:
+            return exc
+
+    async with asyncio.TaskGroup() as tasks:
+        begun = [tasks.create_task(kept(one)) for one in work]
+    return [one.result() for one in begun]
+
+
+def _scaled(request: SteerAgent, runs: Sequence[_Run]) -> list[_Order]:
+    wanted = request.instances or 0
+    limit = sum(one.runs.limit for one in runs)
+    if wanted > limit:
+        raise InvalidMessage(
+            f"{wanted} instances of {_named(request)} are more than the {limit} that may run",
+            hint="start `lmos run` on other machines, too",
+            field="/instances",
+        )
+    shares = shared(wanted, [one.share for one in runs])
+    return [
+        _Order(
+            run=run,
+            request=SteerRun(
+                file=run.file.file,
+                action="scale",
+                instances=share.instances,
+                revision=run.file.revision,
+            ),
+        )
+        for run, share in zip(runs, shares, strict=True)
+        if share.instances != run.running
+    ]
+
+
+def _of_one(request: SteerAgent, runs: Sequence[_Run]) -> _Order:
+    known = {one.instance: (run, one) for run in runs for one in run.file.instances}
+    if request.instance not in known:
+        listed = [f"{one.instance} ({one.state})" for _, one in known.values()]
+        raise NotFound(
+            f"{_named(request)} has no instance {request.instance!r} that could be told to "
+            f"{request.action}",
+            hint=f"there are {', '.join(listed)}" if listed else "none is run",
+        )
+    run, instance = known[request.instance]
+    if (instance.state == "running") == (request.action == "start"):
+        raise Conflict(f"instance {request.instance!r} is {instance.state} already")
+    return _Order(
+        run=run,
+        request=SteerRun(file=run.file.file, action=request.action, instance=request.instance),
+    )
+
+
+def _touched(request: SteerAgent, orders: Sequence[_Order], results: Sequence[RunSteered]) -> int:
+    """How many instances something has happened to."""
+    if request.instance:
+        return 1
+    if request.action == "restart":
+        return sum(one.run.running for one in orders)
+    if request.action == "start":
+        return sum(
+            max(1, sum(one.state == "stopped" for one in order.run.file.instances))
+            for order in orders
+        )
+    return sum(abs(one.instances - one.before) for one in results)
+
+
+def _is_stopped(run: _Run) -> bool:
+    return any(one.state == "stopped" for one in run.file.instances)
+
+
+_DONE = {
+    "restart": ("restarted", "being restarted"),
+    "drain": ("drained", "finishing what they are at"),
+    "stop": ("stopped", "being stopped"),
+    "start": ("started", "being started"),
+}
+
+
+def _message(
+    request: SteerAgent, before: int, after: int, touched: int, *, done: bool, also: Sequence[str]
+) -> str:
+    """What has been done, in words."""
+    if request.action == "scale":
+        scaled = "scaled" if done else "is being scaled"
+        said = f"{scaled} from {before} to {after}" if touched else f"has {_count(after)} already"
+    elif not touched:
+        said = f"has {_count(before)} running already" if before else "is stopped already"
+    else:
+        said = f"{_count(touched)} {'' if done else 'still '}{_DONE[request.action][not done]}"
+        if request.action != "restart":
+            said += f", {after} running"
+    if touched and also:
+        said += f"; the same processes serve {', '.join(also)}"
+    return said
+
+
+def _count(instances: int) -> str:
+    return "1 instance" if instances == 1 else f"{instances} instances"
+
+
+def _also(request: SteerAgent, runs: Sequence[_Run]) -> tuple[str, ...]:
+    """The other agents of the processes of this one."""
+    others = {(one.name, one.subset) for run in runs for one in run.file.agents}
+    others.discard((request.agent, request.subset))
+    return tuple(_in_words(*one) for one in sorted(others))
+
+
+def _by_themselves(instances: Sequence[Instance]) -> str:
+    if not instances:
+        return "nothing runs its file"
+    listed = ", ".join(f"pid {one.pid} on {one.host}" for one in instances[:3])
+    more = f" and {len(instances) - 3} more" if len(instances) > 3 else ""
+    return f"no `lmos run` has started its {_count(len(instances))} ({listed}{more})"
+
+
+def _named(request: SteerAgent) -> str:
+    return f"agent {_in_words(request.agent, request.subset)!r}"
+
+
+def _in_words(name: str, subset: str) -> str:
+    return name if subset == DEFAULT_SUBSET else f"{name} ({subset})"

@@ -1,0 +1,488 @@
+"""A turn answered: by one agent, by those it hands over to, or by several at the same time."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from lmos_mesh.calls import Call
+from lmos_mesh.errors import Cancelled, DeadlineExceeded, HandedOver, MeshError
+from lmos_mesh.invocation import ANONYMIZATION
+from lmos_mesh.messages import (
+    Answer,
+    AnsweredPart,
+    Converse,
+    Decision,
+    ReportedPart,
+    Turn,
+    Utterance,
+)
+from lmos_mesh.reply_stream import Patience
+from lmos_mesh_runtime.asking import ACK_S, Ask, Asker
+from lmos_mesh_runtime.asking_back import question_for, spoken
+from lmos_mesh_runtime.choosing import Chooser, Chosen, in_a_circle, too_far
+from lmos_mesh_runtime.contexts import circumstances_of
+from lmos_mesh_runtime.conversation import answer_of, error_of
+from lmos_mesh_runtime.merging import Frames, Merged
+from lmos_mesh_runtime.reporting import Relay, objects_of
+from lmos_mesh_runtime.routing import Ways
+from lmos_mesh_runtime.settings import RuntimeSettings
+from lmos_mesh_runtime.several import (
+    Planned,
+    all_failed,
+    apology,
+    heading,
+    plan,
+    skipped,
+)
+
+logger = logging.getLogger(__name__)
+
+_MARGIN_SHARE, _MARGIN_S = 0.1, 0.5
+"""Of the time of a turn of several: parts end so long before it, so that the others count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A turn as it is to be answered.
+
+    Attributes:
+        until: When it must be answered, by `time.monotonic`.
+    """
+
+    request: Converse
+    call: Call
+    turn: Turn
+    conversation: str
+    history: Sequence[Utterance]
+    relay: Relay
+    until: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """What one agent is to do, or several one after the other that hand it over.
+
+    Attributes:
+        at: Which request of the message it is.
+        task: What is asked of agents is known by this and a number.
+        restarts: Whether the caller can be told that the answer begins anew.
+        asked: The agents that were asked, in order.
+        ask: What is asked of the one that is at it.
+        words: What was answered.
+    """
+
+    at: int
+    text: str
+    chosen: Chosen | None
+    history: Sequence[Utterance]
+    task: str
+    restarts: bool
+    until: float
+    asked: list[Chosen] = field(default_factory=list[Chosen])
+    attempts: int = 0
+    instance: str = ""
+    ask: Ask | None = None
+    anonymization: tuple[dict[str, Any], ...] | None = None
+    words: str = ""
+    error: MeshError | None = None
+    skipped: bool = False
+    took_s: float = 0.0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def handovers(self) -> tuple[str, ...]:
+        return tuple(one.key.name for one in self.asked[:-1])
+
+
+class Answering:
+    """Has turns answered."""
+
+    def __init__(
+        self, settings: RuntimeSettings, chooser: Chooser, asker: Asker, ways: Ways
+    ) -> None:
+        self._settings = settings
+        self._chooser = chooser
+        self._asker = asker
+        self._ways = ways
+
+    def patience(self, total_s: float) -> Patience:
+        """How long an agent may take."""
+        return Patience(ACK_S, self._settings.runtime_idle_timeout_s, total_s)
+
+    async def answer(
+        self,
+        request: Converse,
+        call: Call,
+        turn: Turn,
+        conversation: str,
+        history: Sequence[Utterance],
+        relay: Relay,
+        *,
+        now: float,
+    ) -> tuple[Answer, Turn]:
+        """The answer, and the turn as it is kept but for its end.
+
+        Raises:
+            AgentNotFound: The agent that the caller names is not there, or not in the channel.
+            LoopDetected: Agents ask, or hand over to, each other in a circle.
+            MeshError: The agent failed, or died and the answer cannot be begun anew.
+        """
+        total_s = self._settings.runtime_turn_timeout_s
+        remaining_s = call.remaining_s
+        told = Told(
+            request=request,
+            call=call,
+            turn=turn,
+            conversation=conversation,
+            history=history,
+            relay=relay,
+            until=now + (total_s if remaining_s is None else min(total_s, remaining_s)),
+        )
+        decision, chosen = await self._chooser.choose(request, relay.way, history)
+        await relay.send("status", {"state": "routed", "decision": decision.model_dump()})
+        if not chosen:
+            text = question_for(decision, self._language(told))
+            await relay.send("delta", text)
+            more: dict[str, Any] = {"answer": text, "asked_back": True}
+        elif decision.outcome == "several":
+            more = await self._several(told, decision, chosen)
+        else:
+            more = await self._single(told, chosen[0])
+        ended = turn.model_copy(update={"state": "done", **more})
+        shown = {"decision": decision, "anonymization": relay.anonymization}
+        return answer_of(ended, conversation).model_copy(update=shown), ended
+
+    def _language(self, told: Told) -> str:
+        wiring = self._ways.wiring(told.relay.way)
+        language = wiring.router.language if wiring is not None else None
+        return spoken(told.request.message, told.request.language, language)
+
+    def _task(self, told: Told) -> str:
+        return f"{told.conversation}.{told.turn.turn}.{told.call.task}"
+
+    # -- one agent, and those it hands over to --
+
+    async def _single(self, told: Told, chosen: Chosen | None) -> dict[str, Any]:
+        assert chosen is not None, "one that may not be asked is refused"
+        job = _Job(
+            at=0,
+            text=told.request.message,
+            chosen=chosen,
+            history=told.history,
+            task=self._task(told),
+            restarts=told.request.restarts or not told.call.streaming,
+            until=told.until,
+        )
+        merged = Merged(1)
+        telling = _Telling(told.relay, merged, [job], tagged=False)
+        try:
+            await self._work(told, job, chosen, telling)
+        finally:
+            _note(told.relay, [job])
+        assert job.ask is not None, "who has answered was asked"
+        return {
+            "answer": merged.text(),
+            "agent": job.ask.key.name,
+            "subset": job.ask.key.subset,
+            "capability": job.ask.capability.id,
+            "instance": job.instance,
+            "attempts": job.attempts,
+            "handovers": job.handovers,
+        }
+
+    def _check(self, path: Sequence[str], chosen: Chosen, number: int) -> None:
+        """Nobody is asked twice, and not too many are."""
+        if chosen.key.name in path:
+            raise in_a_circle(path, chosen.key.name)
+        if number > self._settings.runtime_handovers:
+            raise too_far(path, chosen.key.name, self._settings.runtime_handovers)
+
+    async def _work(self, told: Told, job: _Job, chosen: Chosen, telling: "_Telling") -> None:
+        """Have an agent answer, and then those that it hands over to."""
+        way = told.relay.way
+        path = list(told.call.path)
+        text = job.text
+        self._check(path, chosen, 0)
+        while True:
+            number = len(job.asked)
+            job.asked.append(chosen)
+            path.append(chosen.key.name)
+            ask = job.ask = Ask(
+                key=chosen.key,
+                capability=chosen.capability,
+                circumstances=circumstances_of(
+                    told.request,
+                    way,
+                    conversation=told.conversation,
+                    turn=told.turn.turn,
+                    history=job.history,
+                    settings=self._ways.settings(way),
+                    message=text,
+                    handovers=job.handovers,
+                ),
+                task=f"{job.task}.{number}" if number else job.task,
+                restarts=job.restarts,
+                send=telling.sender(job),
+                patience=self.patience(max(0.001, job.until - time.monotonic())),
+            )
+            try:
+                await self._asker.ask(ask)
+                return
+            except HandedOver as handed:
+                text = str(handed.details.get("question") or text)
+                request = told.request.model_copy(update={"message": text})
+                taker = await self._chooser.taker(
+                    handed, chosen.key, request, way, job.history, path
+                )
+                self._check(path, taker, number + 1)
+                await telling.handed_over(job, chosen, taker)
+                chosen = taker
+            finally:
+                job.attempts += ask.attempts
+                job.instance = ask.instance
+
+    # -- several at the same time --
+
+    async def _several(
+        self, told: Told, decision: Decision, chosen: Sequence[Chosen | None]
+    ) -> dict[str, Any]:
+        most = self._settings.runtime_parts
+        planned = plan(told.request.message, decision.parts, most)
+        now = time.monotonic()
+        left_s = max(0.0, told.until - now)
+        until = told.until - min(_MARGIN_S, left_s * _MARGIN_SHARE)
+        jobs = [
+            _Job(
+                at=at,
+                text=one.part.text,
+                chosen=of,
+                history=told.history,
+                task=f"{self._task(told)}.p{at}",
+                restarts=told.request.restarts or not told.call.streaming,
+                until=until,
+            )
+            for at, (one, of) in enumerate(zip(planned, chosen, strict=True))
+        ]
+        merged = Merged(len(jobs))
+        telling = _Telling(told.relay, merged, jobs, tagged=True)
+        language = self._language(told)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for job, one in zip(jobs, planned, strict=True):
+                    tasks.create_task(self._part(told, job, one, jobs, telling, language))
+        finally:
+            _note(told.relay, jobs)
+            parts = tuple(_answered(job, one) for job, one in zip(jobs, planned, strict=True))
+            told.relay.parts = tuple(map(_reported, parts))
+        if all(one.state != "done" for one in parts):
+            raise all_failed(parts)
+        told.relay.anonymization = _together(told, jobs)
+        asked = [one for one in parts if one.state != "skipped"]
+        return {
+            "answer": merged.text(),
+            "agent": told.relay.agent,
+            "subset": parts[0].subset,
+            "capability": told.relay.capability,
+            "instance": ",".join(dict.fromkeys(one.instance for one in asked if one.instance)),
+            "attempts": sum(one.attempts for one in asked),
+            "parts": parts,
+            "handovers": tuple(name for one in parts for name in one.handovers),
+        }
+
+    async def _part(
+        self,
+        told: Told,
+        job: _Job,
+        planned: Planned,
+        jobs: Sequence[_Job],
+        telling: "_Telling",
+        language: str,
+    ) -> None:
+        """See to one request of several; that it fails is no concern of the others."""
+        telling.title(job, planned)
+        try:
+            if planned.needs is not None:
+                before = jobs[planned.needs]
+                await before.ended.wait()
+                job.skipped = before.skipped or before.error is not None
+                job.history = (*before.history, *_said(before))
+            job.skipped = job.skipped or planned.left_out
+            began = time.monotonic()
+            if job.skipped:
+                most = self._settings.runtime_parts
+                await telling.say(job, skipped(planned, language=language, most=most))
+                await telling.end(job)
+                return
+            try:
+                if job.chosen is None:
+                    raise self._ways.refused(told.relay.way, planned.part.agent)
+                async with asyncio.timeout(job.until - began):
+                    await self._work(told, job, job.chosen, telling)
+            except MeshError as error:
+                job.error = error
+            except TimeoutError:
+                job.error = DeadlineExceeded("there was no answer in time", hint="ask again")
+            except Exception:
+                logger.exception("a part of turn %s failed", told.turn.turn)
+                job.error = MeshError("the runtime failed", hint="its log has the traceback")
+            job.took_s = time.monotonic() - began
+            job.words = telling.words(job)
+            if job.error is not None:
+                said = apology(job.error, language=language, begun=bool(job.words))
+                telling.untitled(job)
+                await telling.say(job, said)
+            await telling.end(job)
+        except asyncio.CancelledError:
+            job.error = job.error or Cancelled("the turn was called off")
+            raise
+        finally:
+            job.ended.set()
+
+
+class _Telling:
+    """Passes on what jobs say, so that each one's words stay together."""
+
+    def __init__(self, relay: Relay, merged: Merged, jobs: Sequence[_Job], *, tagged: bool) -> None:
+        self._relay = relay
+        self._merged = merged
+        self._jobs = jobs
+        self._tagged = tagged
+        self._lock = asyncio.Lock()
+
+    def sender(self, job: _Job) -> Any:
+        """How an agent's frames are passed on."""
+
+        async def send(kind: str, body: Any) -> None:
+            if kind == "delta":
+                await self.say(job, body)
+            elif kind == "restart":
+                job.anonymization = None
+                async with self._lock:
+                    await self._pass_on(self._merged.restart(job.at, body))
+            elif self._tagged and isinstance(body, dict):
+                await self._tell(job, kind, cast("dict[str, Any]", body))
+            else:
+                await self._relay.send(kind, body)
+
+        return send
+
+    async def _tell(self, job: _Job, kind: str, body: dict[str, Any]) -> None:
+        entities = body.get(ANONYMIZATION)
+        if kind == "status" and isinstance(entities, list):
+            job.anonymization = objects_of(cast("list[Any]", entities))
+        else:
+            await self._relay.send(kind, {**body, "part": job.at})
+
+    async def say(self, job: _Job, text: str) -> None:
+        """An agent says something, or something is said in its place."""
+        async with self._lock:
+            await self._pass_on(self._merged.say(job.at, text))
+
+    async def end(self, job: _Job) -> None:
+        """It is the next one's turn."""
+        async with self._lock:
+            await self._pass_on(self._merged.end(job.at))
+
+    async def _pass_on(self, frames: Frames) -> None:
+        for kind, body in frames:
+            await self._relay.send(kind, body)
+        for one in self._jobs:
+            if one.ask is not None:
+                # What the caller has not seen yet can always begin anew.
+                one.ask.restarts = one.restarts or not self._merged.seen(one.at)
+
+    async def handed_over(self, job: _Job, giver: Chosen, taker: Chosen) -> None:
+        """What the first one said stays."""
+        of = self._heading(taker) if self._tagged else ""
+        self._merged.named(job.at, of)
+        body = {
+            "state": "handed_over",
+            "from": giver.key.name,
+            "to": taker.key.name,
+            "capability": taker.capability.id,
+        }
+        await self._relay.send("status", {**body, "part": job.at} if self._tagged else body)
+
+    def title(self, job: _Job, planned: Planned) -> None:
+        """What a request's answer stands under."""
+        chosen = job.chosen
+        part = planned.part
+        of = self._heading(chosen) if chosen else heading(part.agent, part.capability)
+        self._merged.named(job.at, of)
+
+    def untitled(self, job: _Job) -> None:
+        """What is said from now on is not the agent's own."""
+        if self._merged.words(job.at):
+            self._merged.named(job.at, "")
+
+    def words(self, job: _Job) -> str:
+        """What was answered to one request."""
+        return self._merged.words(job.at)
+
+    @staticmethod
+    def _heading(chosen: Chosen) -> str:
+        return heading(chosen.key.name, chosen.capability.name or chosen.capability.id)
+
+
+def _said(job: _Job) -> tuple[Utterance, ...]:
+    """A request and its answer, as what was said before the next."""
+    agent = job.asked[-1].key.name if job.asked else ""
+    return (
+        Utterance(role="user", content=job.text),
+        Utterance(role="assistant", content=job.words, agent=agent),
+    )
+
+
+def _note(relay: Relay, jobs: Sequence[_Job]) -> None:
+    """What a report says of who has answered."""
+    last = [job.asked[-1] for job in jobs if job.asked]
+    relay.agent = ",".join(dict.fromkeys(one.key.name for one in last))
+    relay.capability = ",".join(dict.fromkeys(one.capability.id for one in last))
+    relay.handovers = sum(len(job.handovers) for job in jobs)
+    asked = [one for job in jobs for one in job.asked]
+    relay.repeatable = all(one.capability.idempotent for one in asked)
+
+
+def _answered(job: _Job, planned: Planned) -> AnsweredPart:
+    last = job.asked[-1] if job.asked else job.chosen
+    return AnsweredPart(
+        text=job.text,
+        agent=last.key.name if last else planned.part.agent,
+        subset=last.key.subset if last else planned.part.subset,
+        capability=last.capability.id if last else planned.part.capability,
+        instance=job.instance,
+        state="skipped" if job.skipped else "failed" if job.error else "done",
+        answer=job.words,
+        error=error_of(job.error.problem()) if job.error else None,
+        needs=planned.needs,
+        handovers=job.handovers,
+        attempts=job.attempts,
+        total_s=round(job.took_s, 4),
+    )
+
+
+def _reported(part: AnsweredPart) -> ReportedPart:
+    return ReportedPart(
+        agent=part.agent,
+        capability=part.capability,
+        state=part.state,
+        error=str((part.error or {}).get("code", "")),
+        handovers=len(part.handovers),
+        total_s=part.total_s,
+    )
+
+
+def _together(told: Told, jobs: Sequence[_Job]) -> tuple[dict[str, Any], ...] | None:
+    """What stands for what in all answers; None if no agent has changed anything."""
+    if all(job.anonymization is None for job in jobs):
+        return None
+    found: list[dict[str, Any]] = []
+    for job in jobs:
+        own = job.anonymization
+        for one in (told.request.anonymization or ()) if own is None else own:
+            if one not in found:
+                found.append(one)
+    return tuple(found)

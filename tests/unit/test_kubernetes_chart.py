@@ -1,0 +1,264 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""The Helm chart, rendered by Helm itself, and every object of it against the cluster's schemas."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+
+from lmos_mesh.resource_schemas import crd
+from lmos_mesh.resources import KINDS
+from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, OURS, SERVICES
+
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "lmos-mesh"
+CHOICES = sorted(path.name for path in (CHART / "ci").glob("*.yaml"))
+VERSION = "1.34"
+# Of somebody else: the cluster's own schemas do not know them.
+_FOREIGN = ("ScaledObject",)
+
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with a stand-in for the one of NATS, which is fetched when it is installed."""
+    path = tmp_path_factory.mktemp("chart") / "lmos-mesh"
+    shutil.copytree(CHART, path)
+    nats = path / "charts" / "nats"
+    nats.mkdir(parents=True)
+    (nats / "Chart.yaml").write_text("apiVersion: v2\nname: nats\nversion: 2.14.2\n")
+    return path
+
+
+def rendered(chart: Path, values: Mapping[str, Any] | None = None) -> list[Object]:
+    with helm.Chart.load(str(chart)) as loaded:
+        texts = loaded.render(dict(values or {}), name="demo", namespace="prod")
+    return [
+        one
+        for path, text in texts.items()
+        if not path.endswith(".txt")
+        for one in yaml.safe_load_all(text)
+        if one
+    ]
+
+
+def choice(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CHART / "ci" / name).read_text())
+
+
+def both(*names: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in names:
+        found |= choice(name)
+    return found
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    found = [one for one in objects if (one["kind"], one["metadata"]["name"]) == (kind, name)]
+    assert len(found) == 1, [(one["kind"], one["metadata"]["name"]) for one in objects]
+    return found[0]
+
+
+def of_kind(objects: list[Object], kind: str) -> list[Object]:
+    return [one for one in objects if one["kind"] == kind]
+
+
+def pods(objects: list[Object]) -> list[Object]:
+    return [one["spec"]["template"]["spec"] for one in of_kind(objects, "Deployment")]
+
+
+@pytest.mark.parametrize("name", ["", *CHOICES])
+def test_every_object_is_as_the_cluster_wants_it(chart: Path, name: str):
+    values = both("agents-values.yaml", name) if name else {}
+    objects = rendered(chart, values)
+
+    assert objects
+    for one in objects:
+        if one["kind"] not in _FOREIGN:
+            kubernetes_validate.validate(one, VERSION, strict=True)
+    names = [
+        (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_helm_finds_nothing_to_complain_of(chart: Path):
+    found = helm.lint(str(chart))
+
+    assert found["errors"] == []
+    assert [one for one in found["messages"] if "icon" not in one["error"]] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tenant": ""}, "tenant"),
+        ({"image": {"repository": "a", "pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"agents": [{"name": "Billing", "command": ["a"]}]}, "name"),
+        ({"agents": [{"name": "billing"}]}, "command"),
+        ({"nope": 1}, "nope"),
+        ({"nats": {"enabled": False}}, "nats.url"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_by_name(
+    chart: Path, values: dict[str, Any], said: str
+):
+    with pytest.raises(Exception, match=said):
+        rendered(chart, values)
+
+
+def test_nobody_is_root_or_writes_to_the_image(chart: Path):
+    for pod in pods(rendered(chart, choice("agents-values.yaml"))):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+            assert {"readinessProbe", "livenessProbe", "startupProbe"} <= set(container)
+
+
+def test_only_the_operator_has_a_token_of_the_cluster(chart: Path):
+    deployments = of_kind(rendered(chart, choice("agents-values.yaml")), "Deployment")
+    with_token = [
+        one["metadata"]["name"]
+        for one in deployments
+        if one["spec"]["template"]["spec"]["automountServiceAccountToken"]
+    ]
+    assert with_token == ["demo-lmos-operator"]
+
+
+def allowed(objects: list[Object], kind: str = "ClusterRole") -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for role in of_kind(objects, kind)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_operator_may_do_what_it_does_and_no_more(chart: Path):
+    may = allowed(rendered(chart))
+
+    ours = {api.plural for api in OURS.values()}
+    verbs = ("get", "list", "watch", "create", "update", "delete")
+    watched = {("apps", DEPLOYMENTS.plural), ("", SERVICES.plural)}
+    assert may == {
+        *(("lmos.eclipse", plural, verb) for plural in ours for verb in verbs),
+        *(("lmos.eclipse", f"{plural}/status", "update") for plural in ours),
+        *((group, plural, verb) for group, plural in watched for verb in ("get", "list", "watch")),
+        ("apps", "deployments", "patch"),
+        ("apps", "deployments/scale", "patch"),
+        ("", "events", "create"),
+    }
+    assert not {one for one in may if "*" in one}
+
+
+def test_an_operator_of_some_namespaces_has_rights_there_only(chart: Path):
+    objects = rendered(chart, {"operator": {"namespaces": ["default", "shop"], "steering": False}})
+
+    assert of_kind(objects, "ClusterRole") == []
+    where = [one["metadata"]["namespace"] for one in of_kind(objects, "RoleBinding")]
+    assert where == ["default", "shop"]
+    assert not [one for one in allowed(objects, "Role") if one[2] == "patch"]
+    operator = named(objects, "Deployment", "demo-lmos-operator")
+    env = {
+        one["name"]: one["value"]
+        for one in operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert env["LMOS_OPERATOR_NAMESPACES"] == "default,shop"
+    assert env["LMOS_OPERATOR_KUBERNETES"] == "1"
+
+
+def test_the_definitions_are_those_of_the_models_and_stay(chart: Path):
+    found = of_kind(rendered(chart), "CustomResourceDefinition")
+
+    assert {one["spec"]["names"]["kind"] for one in found} == set(KINDS)
+    for one in found:
+        assert one["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        made = json.loads(json.dumps(crd(one["spec"]["names"]["kind"])))
+        assert one["spec"] == made["spec"]
+
+
+def test_an_agent_can_be_found_by_its_name_and_release_line(chart: Path):
+    objects = rendered(chart, choice("agents-values.yaml"))
+    canary = named(objects, "Deployment", "demo-lmos-agent-billing-canary")
+
+    labels = canary["metadata"]["labels"]
+    assert labels["lmos.eclipse/agent"] == "billing"
+    assert labels["subset"] == "canary"
+    assert labels["tenant"] == "demo"
+    assert canary["spec"]["template"]["spec"]["containers"][0]["image"] == "lmos-mesh:next"
+
+
+def test_keda_alone_says_how_many_where_it_is_asked_to(chart: Path):
+    agents = choice("agents-values.yaml")
+    without, objects = (
+        rendered(chart, agents),
+        rendered(chart, {**agents, "keda": {"enabled": True}}),
+    )
+
+    assert of_kind(without, "ScaledObject") == []
+    scaled = of_kind(objects, "ScaledObject")
+    assert [one["metadata"]["name"] for one in scaled] == ["demo-lmos-agent-billing-canary"]
+    trigger = scaled[0]["spec"]["triggers"][0]
+    assert trigger["type"] == "nats-jetstream"
+    assert trigger["metadata"] == {
+        "natsServerMonitoringEndpoint": "demo-nats-headless.prod.svc.cluster.local:8222",
+        "account": "MESH",
+        "stream": "LMOS_TASKS",
+        "consumer": "billing",
+        "lagThreshold": "5",
+        "activationLagThreshold": "0",
+    }
+    target = named(objects, "Deployment", scaled[0]["spec"]["scaleTargetRef"]["name"])
+    assert "replicas" not in target["spec"]
+
+
+def test_nats_is_reached_by_the_mesh_and_by_nobody_else(chart: Path):
+    objects = rendered(chart, choice("agents-values.yaml"))
+    policy = named(objects, "NetworkPolicy", "demo-lmos-nats")
+
+    rules = policy["spec"]["ingress"]
+    assert [port["port"] for rule in rules for port in rule["ports"]] == [4222, 4222, 6222]
+    wanted = rules[0]["from"][0]["podSelector"]["matchLabels"]
+    for one in of_kind(objects, "Deployment"):
+        assert wanted.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_what_selects_pods_selects_those_of_one_part(chart: Path):
+    objects = rendered(chart, choice("agents-values.yaml"))
+    deployments = of_kind(objects, "Deployment")
+
+    for one in (*deployments, *of_kind(objects, "PodDisruptionBudget")):
+        selector = one["spec"]["selector"]["matchLabels"]
+        found = [
+            two
+            for two in deployments
+            if selector.items() <= two["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        assert len(found) == 1, one["metadata"]["name"]
+
+
+def test_the_bus_is_configured_as_in_a_container():
+    merged = yaml.safe_load((CHART / "values.yaml").read_text())["nats"]["config"]["merge"]
+    told = (CHART.parents[1] / "nats.conf").read_text().replace('"', "")
+
+    accounts = merged.pop("accounts")
+    for name, value in merged.items():
+        assert f"{name}: {value}" in told, name
+    (exported,), (imported,) = accounts["SYS"]["exports"], accounts["MESH"]["imports"]
+    assert f"stream: {exported['stream']}, account_token_position: 3" in told
+    assert exported["account_token_position"] == 3
+    assert f"account: SYS, subject: {imported['stream']['subject']}}}, to: {imported['to']}" in told
+    assert accounts["MESH"]["users"][0]["permissions"]["publish"]["deny"] == [imported["to"]]
