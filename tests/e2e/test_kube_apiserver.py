@@ -55,6 +55,8 @@ ACCOUNTS = Api("/api/v1", "serviceaccounts")
 _PATHS = {
     "CustomResourceDefinition": Api("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "ServiceAccount": ACCOUNTS,
+    "ClusterRole": Api("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+    "ClusterRoleBinding": Api("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
     "Role": Api("/apis/rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": Api("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
 }
@@ -109,7 +111,7 @@ class Site:
             "LMOS_OPERATOR_HOME_NAMESPACE": self.namespace,
             "LMOS_OPERATOR_ASK_AGAIN_S": "0.3",
         }
-        return self.mesh.service("operator", **said, **env)
+        return self.mesh.service("operator", **(said | env))
 
     def named(self, resource: dict[str, Any], **labels: str) -> dict[str, Any]:
         metadata = {**resource["metadata"], "namespace": self.namespace}
@@ -152,11 +154,22 @@ async def made(cluster: Cluster, body: dict[str, Any]) -> None:
         await cluster.request("POST", api.at(body["metadata"].get("namespace", "")), body=body)
 
 
+async def make_namespace(cluster: Cluster, name: str) -> None:
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    await cluster.request("POST", NAMESPACES.at(), body=body)
+
+
 async def account_of(
-    cluster: Cluster, chart: Path, namespace: str, admin: Path, directory: Path
+    cluster: Cluster,
+    chart: Path,
+    namespace: str,
+    admin: Path,
+    directory: Path,
+    *,
+    everywhere: bool = False,
 ) -> Path:
     """The kubeconfig of the operator's ServiceAccount, which has the roles of the chart."""
-    values = {"operator": {"namespaces": [namespace]}}
+    values = {"operator": {"namespaces": [] if everywhere else [namespace]}}
     with helm.Chart.load(str(chart)) as loaded:
         texts = loaded.render(values, name="demo", namespace=namespace)
     for name, text in texts.items():
@@ -203,8 +216,7 @@ async def site(
         for file in sorted(CRDS.glob("*.yaml")):
             await made(cluster, yaml.safe_load(file.read_text()))
         await until_served(cluster)
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        await cluster.request("POST", NAMESPACES.at(), body=body)
+        await make_namespace(cluster, namespace)
         account = await account_of(cluster, chart, namespace, admin, tmp_path)
         try:
             yield Site(cluster, namespace, account, mesh, bus)
@@ -440,8 +452,13 @@ async def test_the_second_operator_goes_on_when_the_first_is_killed(site: Site):
     assert time.monotonic() - began < 15
 
 
-async def test_a_namespace_can_go(site: Site):
-    site.operator()
+async def test_a_namespace_can_go(site: Site, chart: Path, admin: Path, tmp_path: Path):
+    # From another one: in its own it would lose its rights, and be ended with it.
+    home = new_name("home")
+    await make_namespace(site.cluster, home)
+    site.account = await account_of(site.cluster, chart, home, admin, tmp_path, everywhere=True)
+    operator = site.operator(LMOS_OPERATOR_NAMESPACES="", LMOS_OPERATOR_HOME_NAMESPACE=home)
+    operator.expected = "being terminated"
     await site.cluster.post(OURS["Channel"], site.named(channel()))
     await site.until(OURS["Channel"], "web", lambda o: condition(o, "Accepted"))
 

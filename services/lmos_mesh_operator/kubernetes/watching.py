@@ -237,3 +237,6 @@ def _quieten() -> None:
     noisy = logging.getLogger("kopf._core.reactor.running")
     if not any(isinstance(one, _NotOfCourse) for one in noisy.filters):
         noisy.addFilter(_NotOfCourse())
+        # That each handler was called, once per object and change.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+        logging.getLogger("kopf.activities").setLevel(logging.WARNING)
