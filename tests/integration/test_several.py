@@ -12,6 +12,7 @@ from lmos_mesh.errors import (
     AgentNotFound,
     Cancelled,
     HandedOver,
+    InvalidMessage,
     LoopDetected,
     MeshError,
 )
@@ -107,6 +108,8 @@ async def receive(question: str, context: Context) -> str:
     match question.split():
         case ["to", name]:
             context.hand_over(to=name)
+        case ["to"]:
+            context.hand_over()
         case ["can", capability]:
             context.hand_over(capability=capability)
         case ["say", word, "to", name, *rest]:
@@ -126,6 +129,14 @@ echo = Agent("echo", description="Repeats.", channels=())
 @echo.capability
 async def repeat(question: str, context: Context) -> str:
     return f"{{question}} ({{'>'.join(context.handovers)}})"
+
+porter = Agent("porter", description="Carries things.", channels=())
+
+@porter.capability
+def carry(question: str, context: Context):
+    """A plain function, in a thread."""
+    yield "Carrying. "
+    context.hand_over(to="echo")
 
 def link(at: int) -> Agent:
     agent = Agent(f"link-{{at}}", description="Hands over.", channels=())
@@ -147,7 +158,7 @@ async def supervise(question: str, context: Context) -> str:
         return "asked: " + (await context.ask(question)).answer
     return f"{{context.channel}}: " + (await context.ask(rest, agent=name)).answer
 
-run_agents([billing, post, music, desk, clerk, echo, boss, *(link(at) for at in range(7))])
+run_agents([billing, post, music, desk, clerk, echo, porter, boss, *(link(at) for at in range(7))])
 '''
 
 
@@ -342,6 +353,19 @@ async def test_a_turn_of_which_nothing_is_answered_has_failed(
     assert (await last_turn(mesh, conversation)).state == "failed"
 
 
+async def test_only_so_many_requests_are_answered_and_the_others_are_named(mesh: Mesh) -> None:
+    message = f"{BILL}. {RAIN} Play some jazz. Mail me a letter. How much do I owe?"
+
+    answer = await ask(mesh, message)
+
+    assert [one.agent for one in answer.parts] == ["billing", "weather", "music", "post", "billing"]
+    assert [one.state for one in answer.parts] == ["done", "done", "failed", "done", "skipped"]
+    assert answer.answer.endswith(
+        "view bill (billing):\nThis was left out: I can see to 4 requests at a time. "
+        "Please ask again."
+    )
+
+
 async def test_what_is_ready_at_the_deadline_is_the_answer(mesh: Mesh) -> None:
     answer = await ask(mesh, BOTH, user="30", timeout_s=2.0)
 
@@ -435,6 +459,17 @@ async def test_what_was_said_before_stays_and_the_other_one_may_be_asked_somethi
 
     end = Answer.model_validate(frames[-1].body)
     assert heard(frames) == end.answer == "Moment \n\nwho are you (desk)"
+
+
+async def test_a_plain_function_hands_over_as_well(mesh: Mesh) -> None:
+    answer = await ask(mesh, "this", agent="porter")
+
+    assert answer.answer == "Carrying. \n\nthis (porter)"
+
+
+async def test_an_agent_that_names_nobody_is_told_so(mesh: Mesh) -> None:
+    with pytest.raises(InvalidMessage, match="hands over to nobody"):
+        await ask(mesh, "to", agent="desk")
 
 
 async def test_a_conversation_stays_with_the_agent_that_it_was_handed_to(
