@@ -99,12 +99,18 @@ async def ids(mesh: Mesh, name: str) -> set[str]:
 
 
 async def steered(
-    mesh: Mesh, name: str, action: str, *, tenant: str = "demo", **more: Any
+    mesh: Mesh,
+    name: str,
+    action: str,
+    *,
+    tenant: str = "demo",
+    timeout_s: float = 60.0,
+    **more: Any,
 ) -> AgentSteered:
     """What the operator answers, whoever asks it."""
     request = SteerAgent.model_validate({"agent": name, "action": action, **more})
     async with Client.connect(mesh.record.nats_url) as client:
-        return await client.bus.call(STEER_AGENT, request, tenant=tenant, timeout_s=60.0)
+        return await client.bus.call(STEER_AGENT, request, tenant=tenant, timeout_s=timeout_s)
 
 
 class Load:
@@ -301,13 +307,15 @@ async def test_a_scaled_instance_that_crashes_is_started_again(
 ) -> None:
     run = start(mesh, running, agent_file(tmp_path, "fragile"), "--no-reload")
     (first,) = await ids(mesh, "fragile")
-    await steered(mesh, "fragile", "scale", instances=2)
+    begun = await steered(mesh, "fragile", "scale", instances=2, timeout_s=0.8)
+    run.until("fragile 1.0.0, 2 instances, serves")
     (second,) = (one for one in await instances(mesh, "fragile") if one.instance != first)
 
     os.kill(second.pid, signal.SIGKILL)
 
     run.until("fragile.py was killed by SIGKILL; it is started again")
     run.until("fragile 1.0.0, 2 instances, serves")
+    assert (begun.message, begun.done) == ("is being scaled from 1 to 2", False)
     assert len(await ids(mesh, "fragile")) == 2
 
 
