@@ -259,7 +259,7 @@ async def test_an_agent_that_is_declared_is_not_shown_twice(town: Town):
         await town.until("Agent", f"billing.{town.mesh.tenant}", lambda o: o is not None)
         await town.create(agent())
         await town.until("Agent", f"billing.{town.mesh.tenant}", lambda o: o is None)
-        await town.until("Agent", "billing", lambda o: o["status"].get("live"))
+        await town.until("Agent", "billing", lambda o: o.get("status", {}).get("live"))
 
 
 async def test_a_store_that_is_lost_takes_nothing_from_the_cluster(town: Town):
