@@ -50,13 +50,14 @@ class Kube(kmock.KubernetesEmulator):
         self._declare(definitions, "CustomResourceDefinition", set())
 
     def _declare(self, path: str, kind: str, parts: set[str]) -> None:
-        self.resources[path] = {
+        said: Any = {
             "namespaced": True,
             "kind": kind,
             "singular": kind.lower(),
             "verbs": _VERBS,
             "subresources": parts,
         }
+        self.resources[path] = said
 
     async def _handle(self, request: Any) -> Any:
         data = request.data

@@ -59,7 +59,8 @@ class Town:
 
     @asynccontextmanager
     async def operator(self, *, dies: bool = False, **settings: Any) -> AsyncGenerator[Operator]:
-        serving = Operator(OperatorSettings(**{"operator_kubernetes": True, **settings}))
+        given: dict[str, Any] = {"operator_kubernetes": True, **settings}
+        serving = Operator(OperatorSettings(**given))
         ready = asyncio.Event()
         async with self.mesh.bus() as bus, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(serving.run(bus, ready.set))
@@ -162,7 +163,8 @@ def resolved(found: Any) -> bool:
 
 
 def condition(found: Any, name: str) -> dict[str, Any]:
-    conditions = ((found or {}).get("status") or {}).get("conditions") or []
+    """The condition of that type; an empty one if there is none."""
+    conditions: list[dict[str, Any]] = ((found or {}).get("status") or {}).get("conditions") or []
     return next((one for one in conditions if one["type"] == name), {})
 
 

@@ -114,8 +114,8 @@ class Site:
         return self.mesh.service("operator", **(said | env))
 
     def named(self, resource: dict[str, Any], **labels: str) -> dict[str, Any]:
-        metadata = {**resource["metadata"], "namespace": self.namespace}
-        metadata["labels"] = {**metadata.get("labels", {}), "tenant": self.bus.tenant, **labels}
+        metadata: dict[str, Any] = {**resource["metadata"], "namespace": self.namespace}
+        metadata["labels"] = metadata.get("labels", {}) | {"tenant": self.bus.tenant} | labels
         return {**resource, "metadata": metadata}
 
     async def object(self, api: Api, name: str) -> dict[str, Any] | None:

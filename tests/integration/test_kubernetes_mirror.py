@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,7 +226,7 @@ async def test_a_routing_that_is_edited_or_deleted_is_as_it_was(town: Town):
 
 
 async def test_a_routing_that_somebody_else_has_made_is_left_alone(town: Town):
-    theirs = {
+    theirs: dict[str, Any] = {
         "apiVersion": "lmos.eclipse/v1",
         "kind": "ChannelRouting",
         "metadata": {"name": "theirs", "namespace": "default"},
