@@ -21,6 +21,7 @@ from lmos_mesh.resources import Channel
 from lmos_mesh.things import thing_from
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, connected
+from lmos_mesh_operator.kubernetes.objects import items, member
 from tests.conftest import Mesh
 from tests.kube_double import Kube, kube_double
 
@@ -164,8 +165,8 @@ def resolved(found: Any) -> bool:
 
 def condition(found: Any, name: str) -> dict[str, Any]:
     """The condition of that type; an empty one if there is none."""
-    conditions: list[dict[str, Any]] = ((found or {}).get("status") or {}).get("conditions") or []
-    return next((one for one in conditions if one["type"] == name), {})
+    conditions = items(member(found, "status").get("conditions"))
+    return dict(next((one for one in conditions if one["type"] == name), {}))
 
 
 def required(town: Town) -> str:

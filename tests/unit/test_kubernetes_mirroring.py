@@ -83,7 +83,7 @@ class World:
             self.body = None
 
     def bus_apply(self, version: str) -> None:
-        self._keep(resource(channel(version, tenant="demo")))
+        self.keep(resource(channel(version, tenant="demo")))
 
     def bus_delete(self) -> None:
         self.kept = None
@@ -134,7 +134,7 @@ class World:
                 assert tenant == "demo"
                 filled = mirroring.filled(resource(wanted), "demo")
                 assert isinstance(filled, Channel)
-                self._keep(filled)
+                self.keep(filled)
                 assert seen is not None
                 assert self.kept is not None
                 self.agreed = seen.said, mirroring.said_by(self.kept.resource)
@@ -179,7 +179,7 @@ class World:
         ended = metadata.get("deletionTimestamp") and not metadata.get("finalizers")
         self.body = None if ended else body
 
-    def _keep(self, one: Channel) -> None:
+    def keep(self, one: Channel) -> None:
         self.revision += 1
         known = self.kept.resource if self.kept is not None else None
         status = known.status if isinstance(known, Channel) else None
@@ -284,7 +284,7 @@ def test_an_older_definition_does_not_undo_what_the_mesh_says():
     world = World(pruned=True)
     wanted = channel("^1.0", tenant="demo")
     wanted["spec"]["fallbackAgent"] = "concierge"
-    world._keep(resource(wanted))
+    world.keep(resource(wanted))
     world.settle()
     before = world.writes
     world.settle()
