@@ -55,6 +55,7 @@ weather = Agent("weather", description="Tells the weather.")
 async def forecast(question: str, context: Context):
     """Forecast."""
     yield "It will "
+    await asyncio.sleep(0.05)  # until that is on its way, should this process be killed
     print('{{"level": "info", "event": "forecasting %s"}}' % context.conversation, flush=True)
     try:
         await asyncio.sleep({WORK_S} if not context.user else float(context.user))
@@ -374,35 +375,42 @@ async def test_what_is_ready_at_the_deadline_is_the_answer(mesh: Mesh) -> None:
     assert answer.parts[1].error["code"] == "deadline-exceeded"
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("first", "restarts"), [(True, True), (True, False), (False, False)])
 async def test_an_instance_that_dies_costs_its_part_nothing(
-    services: Deployment, mesh: Mesh, town: str, conversation: str, first: bool
+    services: Deployment, mesh: Mesh, town: str, conversation: str, first: bool, restarts: bool
 ) -> None:
+    """Unless the caller has words of it, and cannot be told that they are void."""
     known = process(services, "weather")
     other = services.start_agent(WEATHER, name="weather", LMOS_TENANT=town)
     await asyncio.to_thread(other.wait_ready)
     await until(two_serve, mesh, "weather", within_s=SOON_S)
     message = f"{RAIN} And {BILL}" if first else BOTH
 
+    more: dict[str, Any] = {"conversation": conversation, "restarts": restarts, "user": "0.6"}
+
     async with asyncio.TaskGroup() as tasks:
-        asked = tasks.create_task(frames_of(mesh, message, conversation=conversation, user="1"))
+        asked = tasks.create_task(frames_of(mesh, message, **more))
         event = f"forecasting {conversation}"
         while not (at := [one for one in (known, other) if one.entries(event)]):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         at[0].kill()
-    if at[0] is known:
-        known = other
-    else:
-        other = known
+    alive = other if at[0] is known else known
 
     frames = asked.result()
     end = Answer.model_validate(frames[-1].body)
-    weather = next(one for one in end.parts if one.agent == "weather")
-    assert (weather.state, weather.attempts, weather.instance) == ("done", 2, known.instance)
     assert heard(frames) == end.answer
-    assert end.answer.count("It will rain tomorrow.") == 1
+    weather = next(one for one in end.parts if one.agent == "weather")
+    billing = next(one for one in end.parts if one.agent == "billing")
+    assert billing.state == "done"
+    if first and not restarts:
+        assert weather.state == "failed"
+        assert "It will \n\nThe rest could not be answered: the instance" in end.answer
+    else:
+        assert (weather.state, weather.attempts) == ("done", 2)
+        assert weather.instance == alive.instance
+        assert end.answer.count("It will rain tomorrow.") == 1
     # What the caller has not seen begins anew without a word of it.
-    assert [frame.kind for frame in frames].count("restart") == (1 if first else 0)
+    assert [frame.kind for frame in frames].count("restart") == (1 if first and restarts else 0)
 
 
 async def test_calling_a_turn_off_calls_all_of_its_parts_off(
