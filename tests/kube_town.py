@@ -166,7 +166,7 @@ def resolved(found: Any) -> bool:
 def condition(found: Any, name: str) -> dict[str, Any]:
     """The condition of that type; an empty one if there is none."""
     conditions = items(member(found, "status").get("conditions"))
-    return dict(next((one for one in conditions if one["type"] == name), {}))
+    return next((dict(one) for one in conditions if one["type"] == name), {})
 
 
 def required(town: Town) -> str:

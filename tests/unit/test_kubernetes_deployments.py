@@ -26,14 +26,22 @@ DESCRIBED: dict[str, Any] = {
 }
 
 
-def deployment(status: dict[str, Any] | None = None, **labels: str) -> dict[str, Any]:
+def deployment(
+    status: dict[str, Any] | None = None, *, subset: str = "", **labels: str
+) -> dict[str, Any]:
+    if subset:
+        labels["subset"] = subset
+    return labelled({"lmos-agent": "true", **labels}, status)
+
+
+def labelled(labels: dict[str, str], status: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "metadata": {
             "name": "billing",
             "namespace": "shop",
             "uid": "u1",
             "generation": 3,
-            "labels": {"lmos-agent": "true", **labels},
+            "labels": labels,
         },
         "spec": {"replicas": 2, "template": {"metadata": {"labels": {"app": "b", "v": "1"}}}},
         "status": READY if status is None else status,
@@ -146,7 +154,7 @@ def test_what_it_says_of_itself_may_be_wrong(described: Any, said: str):
 def test_a_deployment_runs_the_agent_of_its_label_or_of_its_name():
     assert runs(deployment(), "billing", "stable")
     assert not runs(deployment(), "billing", "canary")
-    renamed = deployment(subset="canary", **{"lmos.eclipse/agent": "bills"})
+    renamed = labelled({"subset": "canary", "lmos.eclipse/agent": "bills"})
     assert runs(renamed, "bills", "canary")
     assert not runs(renamed, "billing", "canary")
-    assert not runs(deployment(**{"lmos-agent": "false"}), "billing", "stable")
+    assert not runs(labelled({"lmos-agent": "false"}), "billing", "stable")
