@@ -354,19 +354,6 @@ async def test_a_turn_of_which_nothing_is_answered_has_failed(
     assert (await last_turn(mesh, conversation)).state == "failed"
 
 
-async def test_only_so_many_requests_are_answered_and_the_others_are_named(mesh: Mesh) -> None:
-    message = f"{BILL}. {RAIN} Play some jazz. Mail me a letter. How much do I owe?"
-
-    answer = await ask(mesh, message)
-
-    assert [one.agent for one in answer.parts] == ["billing", "weather", "music", "post", "billing"]
-    assert [one.state for one in answer.parts] == ["done", "done", "failed", "done", "skipped"]
-    assert answer.answer.endswith(
-        "view bill (billing):\nThis was left out: I can see to 4 requests at a time. "
-        "Please ask again."
-    )
-
-
 async def test_what_is_ready_at_the_deadline_is_the_answer(mesh: Mesh) -> None:
     answer = await ask(mesh, BOTH, user="30", timeout_s=2.0)
 
