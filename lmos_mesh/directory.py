@@ -144,11 +144,12 @@ class Directory:
         if before is None and after is not None:
             self._tell_lease(LeaseNews(tenant=ids[0], lease=after))
         elif before is not None and after is None:
-            self._tell_lease(
-                LeaseNews(tenant=ids[0], lease=before, ended=self._end_of(before, change))
-            )
-            # Frozen, or gone without a word: streams that wait for it must not.
-            self._bus.lose(before.instance, "has lost its lease")
+            ended = self._end_of(before, change)
+            self._tell_lease(LeaseNews(tenant=ids[0], lease=before, ended=ended))
+            if ended != GOODBYE:
+                # Frozen, or gone without a word: streams that wait for it must not. Whoever has
+                # said goodbye finishes what it is at.
+                self._bus.lose(before.instance, "has lost its lease")
 
     def _end_of(self, lease: Lease, change: Change) -> str:
         """Why a lease is no longer there."""

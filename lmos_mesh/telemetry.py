@@ -12,6 +12,8 @@ from typing import Any, cast
 from opentelemetry import context, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from lmos_mesh.errors import HandedOver
+
 TRACE_HEADERS = ("traceparent", "tracestate")
 
 _WANTED = (
@@ -109,10 +111,17 @@ def span(
         return
     parent = propagate.extract(cast("Any", carrier)) if carrier is not None else None
     with _tracer.start_as_current_span(
-        name, context=parent, kind=kind, attributes=attributes, record_exception=False
+        name,
+        context=parent,
+        kind=kind,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
     ) as current:
         try:
             yield current
+        except HandedOver:  # that is an answer, and no mistake
+            raise
         except Exception as exc:
             current.set_attribute("error.type", type(exc).__name__)
             current.set_status(Status(StatusCode.ERROR, str(exc)[:200]))

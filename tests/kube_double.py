@@ -32,12 +32,14 @@ class Kube(kmock.KubernetesEmulator):
     Attributes:
         written: Method, path and body of every request that was to change something.
         pruned: Members of a spec that the definitions do not know.
+        unknown: Whether it has none of our definitions.
     """
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.written: list[tuple[str, str, Any]] = []
         self.pruned: tuple[str, ...] = ()
+        self.unknown = False
         self._versions = itertools.count(1)
         for model in KINDS.values():
             self._declare(f"{GROUP}/{VERSION}/{model.plural}", model.__name__, {"status"})
@@ -50,17 +52,20 @@ class Kube(kmock.KubernetesEmulator):
         self._declare(definitions, "CustomResourceDefinition", set())
 
     def _declare(self, path: str, kind: str, parts: set[str]) -> None:
-        self.resources[path] = {
+        said: Any = {
             "namespaced": True,
             "kind": kind,
             "singular": kind.lower(),
             "verbs": _VERBS,
             "subresources": parts,
         }
+        self.resources[path] = said
 
     async def _handle(self, request: Any) -> Any:
         data = request.data
         method = request.method.value.upper() if request.method else ""
+        if self.unknown and request.resource is not None and request.resource.group == GROUP:
+            return await self._render_error(k8s.KubernetesResourceNotFoundError())
         if request.resource is not None and method not in ("", "GET"):
             self.written.append((method, str(request.url), json.loads(json.dumps(data))))
         try:

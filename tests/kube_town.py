@@ -21,6 +21,7 @@ from lmos_mesh.resources import Channel
 from lmos_mesh.things import thing_from
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, connected
+from lmos_mesh_operator.kubernetes.objects import items, member
 from tests.conftest import Mesh
 from tests.kube_double import Kube, kube_double
 
@@ -59,7 +60,8 @@ class Town:
 
     @asynccontextmanager
     async def operator(self, *, dies: bool = False, **settings: Any) -> AsyncGenerator[Operator]:
-        serving = Operator(OperatorSettings(**{"operator_kubernetes": True, **settings}))
+        given: dict[str, Any] = {"operator_kubernetes": True, **settings}
+        serving = Operator(OperatorSettings(**given))
         ready = asyncio.Event()
         async with self.mesh.bus() as bus, asyncio.TaskGroup() as tasks:
             running = tasks.create_task(serving.run(bus, ready.set))
@@ -162,8 +164,9 @@ def resolved(found: Any) -> bool:
 
 
 def condition(found: Any, name: str) -> dict[str, Any]:
-    conditions = ((found or {}).get("status") or {}).get("conditions") or []
-    return next((one for one in conditions if one["type"] == name), {})
+    """The condition of that type; an empty one if there is none."""
+    conditions = items(member(found, "status").get("conditions"))
+    return next((dict(one) for one in conditions if one["type"] == name), {})
 
 
 def required(town: Town) -> str:

@@ -29,6 +29,10 @@ class View(Protocol):
         """It is decided who answers."""
         ...
 
+    def handed_over(self, giver: str, taker: str, capability: str) -> None:
+        """One agent has handed over to another."""
+        ...
+
     def piece(self, text: str) -> None:
         """A piece of the answer."""
         ...
@@ -42,6 +46,9 @@ class Silent:
     """Shows nothing."""
 
     def routed(self, decision: Decision) -> None:
+        """See `View`."""
+
+    def handed_over(self, giver: str, taker: str, capability: str) -> None:
         """See `View`."""
 
     def piece(self, text: str) -> None:
@@ -77,6 +84,11 @@ class Terminal:
         self._said = True
         self._at_line_start = text.endswith("\n")
         self._write(self._margin.take(text) if self._margin else text)
+
+    def handed_over(self, giver: str, taker: str, capability: str) -> None:
+        """See `View`."""
+        self.close()
+        err().print(Text(f"{self._indent}{giver} → {taker} · {capability}", "dim"))
 
     def restarted(self, reason: str) -> None:
         """See `View`."""
@@ -149,6 +161,9 @@ async def answered(bus: Bus, request: Converse, view: View, *, timeout_s: float 
             match frame.kind:
                 case "status" if _state(frame.body) == "routed":
                     view.routed(Decision.model_validate(frame.body["decision"]))
+                case "status" if _state(frame.body) == "handed_over":
+                    body = frame.body
+                    view.handed_over(body["from"], body["to"], body["capability"])
                 case "delta":
                     view.piece(str(frame.body))
                 case "restart":

@@ -155,7 +155,7 @@ class _Run:
             for file in self._files:
                 self._told.serving(file, time.monotonic() - began)
                 tasks.create_task(file.keep())
-            await self.runner.wait_reached(at_most_s=_REACHED_S)
+            await self.runner.begin(at_most_s=_REACHED_S)
             watched = either(str(file.path) for file in self._files)
             ends = "Ctrl-C ends it"
             self._told.note(f"watching {watched}; {ends}" if self._reload else ends)

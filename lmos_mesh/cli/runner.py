@@ -46,12 +46,14 @@ class Runner:
         self.instance = new_instance("run")
         self._files = {str(one.path.resolve()): one for one in files}
         self._settings = settings
+        self._begun = asyncio.Event()
         self._reached = asyncio.Event()
         self._lease: LeaseKeeper | None = None
         self._tasks: asyncio.TaskGroup | None = None
 
-    async def wait_reached(self, *, at_most_s: float) -> None:
-        """Wait until it is found on the bus, or for so long."""
+    async def begin(self, *, at_most_s: float) -> None:
+        """Be found on the bus from now on: its files serve. Waits until it is, or for so long."""
+        self._begun.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await self._reached.wait()
@@ -89,6 +91,8 @@ class Runner:
             Bus(transport, tenant=settings.tenant, instance=self.instance) as bus,
         ):
             await bus.respond(subjects.runner(settings.tenant, self.instance), self._respond)
+            # It names the agents, and they are known when they serve.
+            await self._begun.wait()
             self._lease = LeaseKeeper(bus, runs=self._runs)
             await self._lease.begin()
             self._reached.set()

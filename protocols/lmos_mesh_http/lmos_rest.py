@@ -280,6 +280,10 @@ class LmosEvents:
             "askedBack": answer.asked_back,
             "attempts": answer.attempts,
         }
+        if answer.handovers:
+            told["handovers"] = answer.handovers
+        if answer.parts:
+            told["parts"] = [one.model_dump(by_alias=True) for one in answer.parts]
         return sse.event("end", seq, to_json(told))
 
 

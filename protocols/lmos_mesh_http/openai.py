@@ -236,7 +236,7 @@ def completion_body(answer: Answer, *, id: str, created: int, model: str) -> byt
             "id": id,
             "object": "chat.completion",
             "created": created,
-            "model": answer.agent or model,
+            "model": model if answer.parts else answer.agent or model,
             "choices": [
                 {
                     "index": 0,
@@ -264,7 +264,18 @@ def _provenance(answer: Answer) -> dict[str, Any]:
         "turn": answer.turn,
         "asked_back": answer.asked_back,
         "attempts": answer.attempts,
+        **_together(answer),
     }
+
+
+def _together(answer: Answer) -> dict[str, Any]:
+    """How several agents came to the answer, if they did."""
+    found: dict[str, Any] = {}
+    if answer.handovers:
+        found["handovers"] = answer.handovers
+    if answer.parts:
+        found["parts"] = [one.model_dump(mode="json") for one in answer.parts]
+    return found
 
 
 class ChatChunks:
@@ -304,6 +315,8 @@ class ChatChunks:
         if body.get("state") == "routed" and not self._before:
             decision: dict[str, Any] = body.get("decision") or {}
             self._model = str(decision.get("agent") or self._model)
+        elif body.get("state") == "handed_over" and "part" not in body and not self._before:
+            self._model = str(body.get("to") or self._model)
         return sse.WORKING if body.get("state") == "working" else b""
 
     def _delta(self, text: str) -> bytes:

@@ -24,15 +24,14 @@ from lmos_mesh.messages import (
     STEER_RUN,
     AgentSteered,
     GetRuns,
-    Instance,
     RunFile,
     Runs,
     RunSteered,
     SteerAgent,
     SteerRun,
 )
-from lmos_mesh.things import DEFAULT_SUBSET
 from lmos_mesh_operator.sharing import Share, shared
+from lmos_mesh_operator.steering_words import by_themselves, in_words, message, named
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +131,7 @@ class Steering:
                 return await self._steer(request, call.tenant)
             except _Changed:
                 continue
-        raise Conflict(f"the instances of {_named(request)} change all the time", hint="try again")
+        raise Conflict(f"the instances of {named(request)} change all the time", hint="try again")
 
     async def _steer(self, request: SteerAgent, tenant: str) -> AgentSteered:
         runs = await self._runs(request, tenant)
@@ -151,7 +150,7 @@ class Steering:
             subset=request.subset,
             instances=after,
             where=tuple(one.where for one in concerned),
-            message=_message(request, before, after, touched, done=done, also=also),
+            message=message(request, before, after, touched, done=done, also=also),
             done=done,
             also=also,
         )
@@ -164,7 +163,7 @@ class Steering:
             "after": after,
         }
         audit.write(self._bus, tenant, "steered", what)
-        logger.info("%s: %s", _named(request), steered.message)
+        logger.info("%s: %s", named(request), steered.message)
         return steered
 
     # -- who runs it --
@@ -214,8 +213,8 @@ class Steering:
         if self._is_known(request, tenant):
             key = ThingKey(tenant, request.agent, request.subset)
             return Conflict(
-                f"nobody can be told to {request.action} {_named(request)}: "
-                f"{_by_themselves(membership.instances(key))}",
+                f"nobody can be told to {request.action} {named(request)}: "
+                f"{by_themselves(membership.instances(key))}",
                 hint="have it run by `lmos run FILE`, and end what was started otherwise",
             )
         if subsets := membership.subsets(tenant, request.agent):
@@ -249,7 +248,7 @@ class Steering:
                 [] if running else orders[:1]
             )
         if request.action == "restart" and not running:
-            raise Conflict(f"{_named(request)} is stopped", hint="`lmos agents start` starts it")
+            raise Conflict(f"{named(request)} is stopped", hint="`lmos agents start` starts it")
         return running
 
     async def _give(self, orders: Sequence[_Order], tenant: str) -> list[RunSteered]:
@@ -301,7 +300,7 @@ def _scaled(request: SteerAgent, runs: Sequence[_Run]) -> list[_Order]:
     limit = sum(one.runs.limit for one in runs)
     if wanted > limit:
         raise InvalidMessage(
-            f"{wanted} instances of {_named(request)} are more than the {limit} that may run",
+            f"{wanted} instances of {named(request)} are more than the {limit} that may run",
             hint="start `lmos run` on other machines, too",
             field="/instances",
         )
@@ -326,7 +325,7 @@ def _of_one(request: SteerAgent, runs: Sequence[_Run]) -> _Order:
     if request.instance not in known:
         listed = [f"{one.instance} ({one.state})" for _, one in known.values()]
         raise NotFound(
-            f"{_named(request)} has no instance {request.instance!r} that could be told to "
+            f"{named(request)} has no instance {request.instance!r} that could be told to "
             f"{request.action}",
             hint=f"there are {', '.join(listed)}" if listed else "none is run",
         )
@@ -357,54 +356,8 @@ def _is_stopped(run: _Run) -> bool:
     return any(one.state == "stopped" for one in run.file.instances)
 
 
-_DONE = {
-    "restart": ("restarted", "being restarted"),
-    "drain": ("drained", "finishing what they are at"),
-    "stop": ("stopped", "being stopped"),
-    "start": ("started", "being started"),
-}
-
-
-def _message(
-    request: SteerAgent, before: int, after: int, touched: int, *, done: bool, also: Sequence[str]
-) -> str:
-    """What has been done, in words."""
-    if request.action == "scale":
-        scaled = "scaled" if done else "is being scaled"
-        said = f"{scaled} from {before} to {after}" if touched else f"has {_count(after)} already"
-    elif not touched:
-        said = f"has {_count(before)} running already" if before else "is stopped already"
-    else:
-        said = f"{_count(touched)} {'' if done else 'still '}{_DONE[request.action][not done]}"
-        if request.action != "restart":
-            said += f", {after} running"
-    if touched and also:
-        said += f"; the same processes serve {', '.join(also)}"
-    return said
-
-
-def _count(instances: int) -> str:
-    return "1 instance" if instances == 1 else f"{instances} instances"
-
-
 def _also(request: SteerAgent, runs: Sequence[_Run]) -> tuple[str, ...]:
     """The other agents of the processes of this one."""
     others = {(one.name, one.subset) for run in runs for one in run.file.agents}
     others.discard((request.agent, request.subset))
-    return tuple(_in_words(*one) for one in sorted(others))
-
-
-def _by_themselves(instances: Sequence[Instance]) -> str:
-    if not instances:
-        return "nothing runs its file"
-    listed = ", ".join(f"pid {one.pid} on {one.host}" for one in instances[:3])
-    more = f" and {len(instances) - 3} more" if len(instances) > 3 else ""
-    return f"no `lmos run` has started its {_count(len(instances))} ({listed}{more})"
-
-
-def _named(request: SteerAgent) -> str:
-    return f"agent {_in_words(request.agent, request.subset)!r}"
-
-
-def _in_words(name: str, subset: str) -> str:
-    return name if subset == DEFAULT_SUBSET else f"{name} ({subset})"
+    return tuple(in_words(*one) for one in sorted(others))

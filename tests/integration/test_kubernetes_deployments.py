@@ -17,7 +17,7 @@ from lmos_mesh_operator.kubernetes.steering import STOPPED_AT, KubernetesSteerin
 from tests.conftest import MemoryMesh
 from tests.kube_town import Town, condition, kube_town
 
-DESCRIBED = {
+DESCRIBED: dict[str, Any] = {
     "id": "anything",
     "description": "Knows bills.",
     "supportedTenants": [],
@@ -76,7 +76,9 @@ async def town(
         yield one
 
 
-def deployment(name: str = "billing", *, ready: bool = True, **labels: str) -> dict[str, Any]:
+def deployment(name: str = "billing", *, agent: str = "", **labels: str) -> dict[str, Any]:
+    if agent:
+        labels["lmos.eclipse/agent"] = agent
     status = {"observedGeneration": 9, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
     return {
         "apiVersion": "apps/v1",
@@ -87,7 +89,7 @@ def deployment(name: str = "billing", *, ready: bool = True, **labels: str) -> d
             "labels": {"lmos-agent": "true", **labels},
         },
         "spec": {"replicas": 2, "template": {"metadata": {"labels": {"app": name}}}},
-        "status": status if ready else {"observedGeneration": 9, "replicas": 2},
+        "status": status,
     }
 
 
@@ -263,7 +265,7 @@ async def steered(town: Town) -> Town:
     steering = KubernetesSteering(town.bus)
     await town.bus.serve("operator", [route(STEER_AGENT, steering.steer)])
     await town.cluster.post(DEPLOYMENTS, deployment())
-    canary = deployment("billing-canary", subset="canary", **{"lmos.eclipse/agent": "billing"})
+    canary = deployment("billing-canary", subset="canary", agent="billing")
     await town.cluster.post(DEPLOYMENTS, canary)
     return town
 
@@ -307,7 +309,7 @@ async def test_what_cannot_be_steered_is_told(steered: Town):
         await steer(steered.bus, "scale")
     with pytest.raises(InvalidMessage, match="cannot be told to stop"):
         await steer(steered.bus, "stop", instance="i-1")
-    await steered.cluster.post(DEPLOYMENTS, deployment("b2", **{"lmos.eclipse/agent": "billing"}))
+    await steered.cluster.post(DEPLOYMENTS, deployment("b2", agent="billing"))
     with pytest.raises(Conflict, match="default/b2, default/billing"):
         await steer(steered.bus, "stop")
 

@@ -1,13 +1,18 @@
 """The operator in its Kubernetes mode, on a cluster's API in this process."""
 
+import asyncio
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmos_mesh.applied import Applied
+from lmos_mesh.errors import SettingsError
 from lmos_mesh.resources import Agent, Channel, ChannelRouting
+from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.kubernetes.cluster import OURS
 from tests.conftest import MemoryMesh
 from tests.kube_town import (
@@ -225,7 +230,7 @@ async def test_a_routing_that_is_edited_or_deleted_is_as_it_was(town: Town):
 
 
 async def test_a_routing_that_somebody_else_has_made_is_left_alone(town: Town):
-    theirs = {
+    theirs: dict[str, Any] = {
         "apiVersion": "lmos.eclipse/v1",
         "kind": "ChannelRouting",
         "metadata": {"name": "theirs", "namespace": "default"},
@@ -259,7 +264,7 @@ async def test_an_agent_that_is_declared_is_not_shown_twice(town: Town):
         await town.until("Agent", f"billing.{town.mesh.tenant}", lambda o: o is not None)
         await town.create(agent())
         await town.until("Agent", f"billing.{town.mesh.tenant}", lambda o: o is None)
-        await town.until("Agent", "billing", lambda o: o["status"].get("live"))
+        await town.until("Agent", "billing", lambda o: o.get("status", {}).get("live"))
 
 
 async def test_a_store_that_is_lost_takes_nothing_from_the_cluster(town: Town):
@@ -328,3 +333,36 @@ async def test_only_the_namespaces_that_are_named_are_mirrored(town: Town):
     assert [
         path for _, path, _ in town.kube.written if path.endswith("elsewhere/channels/mine")
     ] == []
+
+
+async def test_a_cluster_without_our_definitions_is_told_of_and_tried_again(
+    town: Town, caplog: pytest.LogCaptureFixture
+):
+    town.kube.unknown = True
+    async with town.operator():
+        await town.seen(lambda: "CustomResourceDefinitions (deploy/crds)" in caplog.text)
+        await town.apply(channel())
+
+    assert required(town) == "^1.0"
+
+
+async def test_without_a_cluster_the_operator_does_not_begin(
+    memory_mesh: MemoryMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    operator = Operator(OperatorSettings(operator_kubernetes=True))
+    async with memory_mesh.bus() as bus:
+        with pytest.raises(SettingsError, match="no cluster is known"):
+            await operator.run(bus, lambda: None)
+
+
+async def test_what_the_mode_takes_is_imported_by_it_alone():
+    code = (
+        "import lmos_mesh_operator.service, sys; "
+        "print([one for one in ('kopf', 'kubernetes_asyncio') if one in sys.modules])"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert told.decode().strip() == "[]"

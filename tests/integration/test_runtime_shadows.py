@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from lmos_mesh.errors import Unavailable
+import pytest
+
+from lmos_mesh.errors import HandedOver, Unavailable
 from lmos_mesh.invocation import Circumstances
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Converse, Decision, TurnReport, Utterance
@@ -55,9 +58,9 @@ class Canary:
     def make_ask(self, of: Mirrorable, decision: Decision, relay: Relay) -> Ask | None:
         if not self.twice:
             return None
-        relay.key = ThingKey("acme", decision.agent, decision.subset)
+        relay.agent = decision.agent
         return Ask(
-            key=relay.key,
+            key=ThingKey("acme", decision.agent, decision.subset),
             capability=Capability(id="view"),
             circumstances=Circumstances(),
             task=of.turn,
@@ -69,6 +72,8 @@ class Canary:
     async def ask(self, one: Ask) -> str:
         if self.answer == "lost":
             raise Unavailable("nobody is there")
+        if self.answer == "over":
+            raise HandedOver("this is for agent 'desk'", to="desk")
         await one.send("delta", self.answer)
         return self.answer
 
@@ -120,6 +125,19 @@ async def test_a_failure_is_reported_and_hurts_nobody(memory_mesh: MemoryMesh) -
 
     assert [(one.outcome, one.error, one.same) for one in told] == [
         ("failed", Unavailable.code, None)
+    ]
+
+
+@pytest.mark.parametrize("handed_over", [True, False])
+async def test_nobody_else_is_asked_where_a_shadow_is_handed_over(
+    memory_mesh: MemoryMesh, handed_over: bool
+) -> None:
+    one = replace(turn(), handed_over=handed_over)
+
+    _, told = await reported(memory_mesh, Canary("over"), one)
+
+    assert [(one.outcome, one.handovers, one.same) for one in told] == [
+        ("answered", 1, handed_over)
     ]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmos_mesh.messages import Turn
+from lmos_mesh.messages import AnsweredPart, Turn
 from lmos_mesh_runtime.conversation import (
     HISTORY_BYTES,
     WINDOW_BYTES,
@@ -303,3 +303,33 @@ def test_at_most_one_turn_runs_and_an_answer_is_never_lost_or_changed(
             assert len(ids) == len(set(ids))
             assert at_work == ([record.running.turn] if record.running else [])
             assert {one.turn: one.answer for one in record.turns if one.state == "done"} == answered
+
+
+def test_of_a_turn_of_several_requests_each_that_was_answered_was_said() -> None:
+    parts = (
+        AnsweredPart(text="show my bill", agent="billing", answer="39.99 €"),
+        AnsweredPart(text="play jazz", agent="music", state="failed"),
+        AnsweredPart(text="will it rain?", agent="weather", answer="It will."),
+    )
+    one = turn("a", state="done", answer="all of it", agent="billing,weather", parts=parts)
+
+    assert [(said.role, said.content, said.agent) for said in said_before([one])] == [
+        ("user", "show my bill", ""),
+        ("assistant", "39.99 €", "billing"),
+        ("user", "will it rain?", ""),
+        ("assistant", "It will.", "weather"),
+    ]
+    assert answer_of(one, "c").parts == parts
+
+
+def test_the_parts_of_a_turn_count_for_the_room_that_it_takes() -> None:
+    part = AnsweredPart(text="x", agent="a", answer="y" * WINDOW_BYTES)
+    record = after(begun(None, "a"))
+    second = begun(record, "b")
+    assert isinstance(second, Begin)
+    ended = second.record.turns[-1].model_copy(update={"state": "done", "parts": (part,)})
+
+    kept, evicted = finish(second.record, ended)
+
+    assert [one.turn for one in kept.turns] == ["b"]
+    assert [one.turn for one in evicted] == ["a"]

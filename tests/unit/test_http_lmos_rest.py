@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmos_mesh.errors import InvalidMessage, Unavailable
-from lmos_mesh.messages import Answer, FoundThing
+from lmos_mesh.messages import Answer, AnsweredPart, FoundThing
 from lmos_mesh.reply_stream import Frame
 from lmos_mesh.things import Capability
 from lmos_mesh_http.bodies import parsed
@@ -209,3 +209,24 @@ def test_an_agent_is_listed_with_what_it_can_do_and_where():
     assert shown["capabilities"][0]["name"] == "View"
     assert where[0].protocol == "nats"
     assert where[0].uri.startswith("nats:lmos.demo.agent.billing.stable.invoke._x")
+
+
+def test_how_several_agents_came_to_an_answer_is_told_at_its_end() -> None:
+    part = AnsweredPart(text="show my bill", agent="billing", answer="39.99 €")
+    answer = Answer(
+        answer="a", conversation="c", turn="t", agent="billing", parts=(part,), handovers=("desk",)
+    )
+    plain = Answer(answer="a", conversation="c", turn="t", agent="billing")
+
+    (ended,), (simple,) = (
+        events_of(LmosEvents(request(user("x"))).take(Frame(3, "end", one.model_dump())))
+        for one in (answer, plain)
+    )
+
+    assert ended[2]["handovers"] == ["desk"]
+    assert ended[2]["parts"][0]["agent"] == "billing"
+    assert not {"handovers", "parts"} & simple[2].keys()
+    assert json.loads(reply_body(request(user("x")), answer)).keys() == {
+        "content",
+        "anonymizationEntities",
+    }

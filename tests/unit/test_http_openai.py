@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmos_mesh.errors import InvalidMessage, StreamBroken, Unavailable
-from lmos_mesh.messages import Answer, FoundThing, Instance
+from lmos_mesh.messages import Answer, AnsweredPart, FoundThing, Instance
 from lmos_mesh.reply_stream import Frame
 from lmos_mesh_http.bodies import parsed
 from lmos_mesh_http.openai import (
@@ -239,3 +239,27 @@ def test_auto_is_the_first_model_and_the_agents_follow_by_name():
 
     assert [one.id for one in models] == ["auto", "billing", "weather"]
     assert models[2].created == 12
+
+
+def test_several_agents_are_no_model_and_their_parts_are_told() -> None:
+    part = AnsweredPart(text="show my bill", agent="billing", answer="39.99 €")
+    several = answer("hi").model_copy(update={"agent": "billing,weather", "parts": (part,)})
+
+    body = json.loads(completion_body(several, id="chatcmpl-1", created=7, model="auto"))
+
+    assert body["model"] == "auto"
+    assert body["lmos"]["agent"] == "billing,weather"
+    assert body["lmos"]["parts"][0]["answer"] == "39.99 €"
+
+
+def test_the_model_is_whom_the_turn_was_handed_to_if_nothing_was_said_before() -> None:
+    routed = Frame(1, "status", {"state": "routed", "decision": {"agent": "desk"}})
+    over = Frame(2, "status", {"state": "handed_over", "from": "desk", "to": "billing"})
+    teller = chunks()
+    ended = answer("hi").model_copy(update={"handovers": ("desk",)})
+
+    raw = b"".join(map(teller.take, (routed, over, Frame(3, "delta", "hi"))))
+    told = read(raw + teller.take(Frame(4, "end", ended.model_dump())))
+
+    assert {one["model"] for one in told if one != "[DONE]"} == {"billing"}
+    assert told[-2]["lmos"]["handovers"] == ["desk"]

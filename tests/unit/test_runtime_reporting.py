@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh_runtime.reporting import Relay
 from lmos_mesh_runtime.routing import Way
 
@@ -32,7 +31,7 @@ def relay(caller: Caller) -> Relay:
 async def test_frames_are_passed_on_and_the_first_word_is_noted() -> None:
     caller = Caller()
     told = relay(caller)
-    told.key, told.capability = ThingKey("acme", "billing", "canary"), "view"
+    told.agent, told.capability = "billing", "view"
 
     await told.send("status", {"state": "routed"})
     await told.send("delta", "one ")

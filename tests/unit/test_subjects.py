@@ -115,3 +115,9 @@ def test_wildcards_stay_wildcards_in_a_change_feed_and_nowhere_else() -> None:
 
 def test_an_instance_is_reached_by_any_tenant_under_one_pattern() -> None:
     assert subjects.instance_in_any_tenant("a.b") == "lmos.*.instance._xc4n64.*"
+
+
+def test_a_subject_tells_the_agent_that_answers_there() -> None:
+    assert subjects.agent_of(subjects.agent_invoke("demo", "a b", "stable", "act")) == "a b"
+    assert subjects.agent_of("lmos.demo.runtime.converse") == ""
+    assert subjects.agent_of("agents.prompt.lmos.demo.billing") == ""

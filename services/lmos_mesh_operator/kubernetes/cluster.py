@@ -64,7 +64,7 @@ class Cluster:
         for namespace in namespaces or ("",):
             query = {"limit": str(_PAGE)} | ({"labelSelector": labels} if labels else {})
             while True:
-                page = await self._ask("GET", api.at(namespace), query=query)
+                page = await self.request("GET", api.at(namespace), query=query)
                 found += page.get("items") or ()
                 following = metadata(page).get("continue")
                 if not following:
@@ -78,7 +78,7 @@ class Cluster:
         Raises:
             NotFound: There is none of that name.
         """
-        return await self._ask("GET", api.at(namespace, name))
+        return await self.request("GET", api.at(namespace, name))
 
     async def post(self, api: Api, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make an object.
@@ -87,7 +87,7 @@ class Cluster:
             Conflict: There is one of that name.
         """
         namespace = str(body["metadata"]["namespace"])
-        return await self._ask("POST", api.at(namespace), body=body)
+        return await self.request("POST", api.at(namespace), body=body)
 
     async def put(self, api: Api, body: Mapping[str, Any], *, part: str = "") -> dict[str, Any]:
         """Replace an object, or its `status`.
@@ -97,13 +97,13 @@ class Cluster:
         """
         named = metadata(body)
         at = api.at(str(named["namespace"]), str(named["name"]), part)
-        return await self._ask("PUT", at, body=body)
+        return await self.request("PUT", at, body=body)
 
     async def patch(
         self, api: Api, namespace: str, name: str, body: Mapping[str, Any], *, part: str = ""
     ) -> dict[str, Any]:
         """Change some members of an object, or of a part of it."""
-        return await self._ask(
+        return await self.request(
             "PATCH",
             api.at(namespace, name, part),
             body=body,
@@ -127,7 +127,7 @@ class Cluster:
         }
         if only:
             options["preconditions"] = only
-        await self._ask("DELETE", api.at(namespace, name), body=options)
+        await self.request("DELETE", api.at(namespace, name), body=options)
 
     async def fetch(self, url: str, *, timeout_s: float, most: int) -> bytes:
         """Read a document of a service in the cluster.
@@ -156,7 +156,7 @@ class Cluster:
             raise Unavailable(f"GET {url}: the answer is larger than {most} bytes")
         return body
 
-    async def _ask(
+    async def request(
         self,
         method: str,
         path: str,
@@ -165,6 +165,15 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         content: str = "application/json",
     ) -> dict[str, Any]:
+        """Ask the API.
+
+        Raises:
+            NotFound: There is no such thing.
+            Conflict: It is another one, or has changed.
+            Forbidden: Its roles do not allow it.
+            InvalidMessage: The cluster does not take the body.
+            Unavailable: The cluster does not answer.
+        """
         import aiohttp
         from kubernetes_asyncio.client.exceptions import ApiException
 

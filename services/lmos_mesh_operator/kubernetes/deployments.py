@@ -12,6 +12,7 @@ from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import shown
 from lmos_mesh.resources import API_VERSION, DEFAULT_SUBSET, SUBSET_LABEL, TENANT_LABEL
 from lmos_mesh.wrong_fields import told
+from lmos_mesh_operator.kubernetes.mirroring import lean
 from lmos_mesh_operator.kubernetes.objects import items, labels, members, metadata
 
 AGENT_LABEL = "lmos-agent"
@@ -150,6 +151,7 @@ def agent_of(deployment: Mapping[str, Any], described: Any) -> tuple[dict[str, A
         return None, told(faults)
     body = shown(resource)
     body["metadata"]["ownerReferences"] = [owner_of(deployment)]
+    body["spec"] = lean(getattr(resource, "spec", None))
     return body, ""
 
 

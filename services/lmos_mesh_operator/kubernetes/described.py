@@ -14,7 +14,7 @@ from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, OURS, SERVICES, C
 from lmos_mesh_operator.kubernetes.deployments import Fault, Wait
 from lmos_mesh_operator.kubernetes.levels import Levels
 from lmos_mesh_operator.kubernetes.mirror import Mirror, Tell
-from lmos_mesh_operator.kubernetes.mirroring import DESCRIBED, Seen, condition
+from lmos_mesh_operator.kubernetes.mirroring import DESCRIBED, Seen, condition, normal_status
 from lmos_mesh_operator.kubernetes.objects import labels, metadata
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Described:
             if made != agent.body:
                 after = await self._cluster.put(OURS["Agent"], made)
                 self._mirror.on_object("Agent", after, False)
-        count = len(body["spec"]["providedCapabilities"])
+        count = len(body["spec"].get("providedCapabilities", ()))
         said = f"Agent {at[1]!r} provides {count} capabilit{'y' if count == 1 else 'ies'}"
         if self._told.get(at) != said:
             logger.info("Deployment %s/%s: %s", *at, said)
@@ -228,10 +228,9 @@ class Described:
                 return
         others = [one for one in status.get("conditions") or () if one.get("type") != DESCRIBED]
         status["conditions"] = [*others, now]
+        body = {**agent.body, "status": normal_status(Agent.__name__, status)}
         try:
-            after = await self._cluster.put(
-                OURS["Agent"], {**agent.body, "status": status}, part="status"
-            )
+            after = await self._cluster.put(OURS["Agent"], body, part="status")
         except (Conflict, NotFound):
             self.levels.look_at_later(at, _SOON_S)  # the mirror has just written it
         else:

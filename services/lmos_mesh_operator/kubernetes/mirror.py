@@ -47,6 +47,8 @@ _STEPS = 12
 _KNOWN_S = 2.0
 _NOBODY_S = 5.0
 _ASK_AGAIN_S = 30.0
+# The member of a status whose changes are events, and when they are bad ones.
+_TOLD = {Channel.__name__: "resolveStatus", ChannelRollout.__name__: "phase"}
 _FAILED = ("UNRESOLVED", "Aborted", "RolledBack", "Invalid")
 
 Tell = Callable[..., None]
@@ -245,9 +247,11 @@ class Mirror:
             case Put():
                 self.writes += 1
                 part = "status" if step.status else ""
+                # The watch may be told of it before we are.
+                before = self._seen[key]
                 after = await self._cluster.put(OURS[key.kind], step.body, part=part)
                 if step.status:
-                    self._tell_of_status(key, step.body)
+                    self._tell_of_status(before, step.body)
                 await self._take(key, step, after)
             case Drop(seen=seen):
                 self.writes += 1
@@ -356,19 +360,15 @@ class Mirror:
         self._told[key] = reason, message
         self._tell(seen.body, normal=normal, reason=reason, message=message)
 
-    def _tell_of_status(self, key: ResourceKey, body: Mapping[str, Any]) -> None:
+    def _tell_of_status(self, before: Seen, body: Mapping[str, Any]) -> None:
         """An event when a Channel has become resolved or a rollout has got on."""
-        said = {Channel.__name__: "resolveStatus", ChannelRollout.__name__: "phase"}.get(key.kind)
-        seen = self._seen.get(key)
-        if said is None or seen is None:
-            return
-        before = member(seen.body, "status").get(said)
+        said = _TOLD.get(before.key.kind, "")
         status = member(body, "status")
         now = status.get(said)
-        if now and now != before:
+        if now and now != member(before.body, "status").get(said):
             reason = str(now).capitalize() if str(now).isupper() else str(now)
             message = str(status.get("message", ""))
-            self._tell(seen.body, normal=now not in _FAILED, reason=reason, message=message)
+            self._tell(before.body, normal=now not in _FAILED, reason=reason, message=message)
 
 
 def _said(seen: Seen | None, kept: Kept | None) -> tuple[str, str]:

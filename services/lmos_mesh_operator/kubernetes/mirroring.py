@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import Kept, ResourceKey, shown
@@ -390,7 +390,7 @@ def _bare(resource: Resource, memory: Memory) -> dict[str, Any]:
             "labels": dict(resource.metadata.labels),
             "annotations": {MIRRORED: str(memory)},
         },
-        "spec": told_of["spec"],
+        "spec": lean(getattr(resource, "spec", None)),
     }
 
 
@@ -399,7 +399,7 @@ def _rewritten(seen: Seen, resource: Resource, place: Place) -> dict[str, Any]:
     says = said_by(resource)
     body = remembering(seen, Memory(says, says, place.store))
     body["metadata"]["labels"] = dict(resource.metadata.labels)
-    body["spec"] = shown(resource)["spec"]
+    body["spec"] = lean(getattr(resource, "spec", None))
     return body
 
 
@@ -461,14 +461,14 @@ def _as_of(status: Mapping[str, Any], generation: int, reached: int) -> dict[str
 
 
 def _status_of(seen: Seen, status: Mapping[str, Any]) -> Put | None:
-    known = members(seen.body.get("status"))
-    if _normal(seen.key.kind, known) == _normal(seen.key.kind, status):
+    wanted = normal_status(seen.key.kind, status)
+    if normal_status(seen.key.kind, members(seen.body.get("status"))) == wanted:
         return None
-    return Put(body={**_copy(seen.body), "status": dict(status)}, status=True)
+    return Put(body={**_copy(seen.body), "status": wanted}, status=True)
 
 
-def _normal(kind: str, status: Mapping[str, Any]) -> Any:
-    """A status with what goes without saying."""
+def normal_status(kind: str, status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status with what goes without saying, and without what is empty."""
     part = _STATUSES.get(kind)
     if part is None:
         return dict(status)
@@ -476,7 +476,27 @@ def _normal(kind: str, status: Mapping[str, Any]) -> Any:
         read = part.model_validate({**_EMPTY[kind], "status": dict(status)})
     except ValidationError:
         return dict(status)
-    return shown(read).get("status", {})
+    found: dict[str, Any] = lean(getattr(read, "status", None))
+    return found
+
+
+def lean(value: Any) -> Any:
+    """A part of a resource as JSON, without members that are empty, as nobody would write them.
+
+    Some API servers take an empty text for none, which a definition then refuses.
+    """
+    if isinstance(value, BaseModel):
+        return {
+            field.alias or name: lean(said)
+            for name, field in type(value).model_fields.items()
+            if (said := getattr(value, name)) is not None
+            and (field.is_required() or said or not isinstance(said, str | tuple | dict))
+        }
+    if isinstance(value, tuple):
+        return [lean(one) for one in cast("tuple[Any, ...]", value)]
+    if isinstance(value, dict):
+        return {name: lean(one) for name, one in cast("dict[str, Any]", value).items()}
+    return value
 
 
 _CLUSTERS = frozenset({ACCEPTED, DESCRIBED})

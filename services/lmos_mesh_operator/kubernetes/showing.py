@@ -3,6 +3,7 @@
 An agent that somebody has declared, or that a Deployment makes, is shown by that Agent alone.
 """
 
+import hashlib
 import re
 
 from lmos_mesh import subjects
@@ -31,7 +32,9 @@ def object_of(key: ThingKey, namespace: str) -> ResourceKey:
     """What an agent is called in the cluster: `billing.demo`, `billing.canary.demo`."""
     subset = () if key.subset == DEFAULT_SUBSET else (key.subset,)
     name = ".".join(_part(one) for one in (key.name, *subset, key.tenant))
-    return ResourceKey(Agent.__name__, namespace, name[-_NAME_LENGTH:].lstrip("-."))
+    if len(name) > _NAME_LENGTH:
+        name = f"x--{hashlib.sha256(name.encode()).hexdigest()}"
+    return ResourceKey(Agent.__name__, namespace, name)
 
 
 def shown_agent(key: ThingKey, thing: Thing, instances: int, namespace: str) -> Shown:

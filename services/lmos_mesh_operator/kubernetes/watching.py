@@ -23,6 +23,7 @@ _SERVER_S = 240
 _CLIENT_S = 300
 _CONNECT_S = 15
 _JOIN_S = 15.0
+_CLOSING_S = 0.05
 _WAITING = 200
 # What belongs to a thread that is not the main one, and is as it should be.
 _OF_COURSE = ("OS signals are ignored",)
@@ -120,13 +121,17 @@ class Watch:
         )
         stopping = asyncio.Event()
         stop.of(asyncio.get_running_loop(), stopping)
-        await kopf.operator(
-            registry=registry,
-            settings=_settings(kopf, self._instance),
-            standalone=True,
-            stop_flag=stopping,
-            **where,
-        )
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=_settings(kopf, self._instance),
+                standalone=True,
+                stop_flag=stopping,
+                **where,
+            )
+        finally:
+            # Its connections are closed by callbacks, for which the loop has to turn.
+            await asyncio.sleep(_CLOSING_S)
 
     def _hand_over(
         self, context: contextvars.Context, kind: str, body: Mapping[str, Any], gone: bool
@@ -237,3 +242,6 @@ def _quieten() -> None:
     noisy = logging.getLogger("kopf._core.reactor.running")
     if not any(isinstance(one, _NotOfCourse) for one in noisy.filters):
         noisy.addFilter(_NotOfCourse())
+        # That each handler was called, once per object and change.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+        logging.getLogger("kopf.activities").setLevel(logging.WARNING)

@@ -92,6 +92,7 @@ spec:
       ports:
         - name: http
           containerPort: {{ .port }}
+          protocol: TCP
 {{- end }}
       resources: {{- toYaml .resources | nindent 8 }}
       securityContext: {{- toYaml .root.Values.securityContext | nindent 8 }}
