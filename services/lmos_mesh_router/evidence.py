@@ -46,6 +46,9 @@ LEAST_PIECE = 4
 _TRIED = 256
 """Texts that an index is tried with."""
 
+_TELLING = ("example", "description", "name", "agent")
+"""Kinds of evidence by how much one text of it says of what users will say."""
+
 PHRASES = (
     "{name}",
     "{agent}: {name}",
@@ -131,15 +134,23 @@ def evidence_of(key: ThingKey, thing: Thing) -> list[Evidence]:
 def most_telling_first(evidence: Iterable[Evidence]) -> list[tuple[int, Evidence]]:
     """The evidence of an agent in the order to embed it, each with its stage.
 
-    Stage 0 is enough to be chosen: the name, the first description and the first example of each
-    capability. Then come the other examples, and then the phrases.
+    Stage 0 is enough to be chosen: one text of each capability, as a user would say it if there is
+    one. Then come the name, the first description and the other examples, and then the phrases,
+    and what is said of the whole agent, which matters only when all is learned.
     """
-    begun: set[tuple[str, str]] = set()
+    begun: set[str] = set()
+    said: set[tuple[str, str]] = set()
     staged: list[tuple[int, Evidence]] = []
-    for one in evidence:
+    for one in sorted(evidence, key=lambda one: _TELLING.index(one.kind)):
         place = (one.capability, one.kind)
-        stage = 0 if place not in begun else 1 if one.kind == "example" else 2
-        begun.add(place)
+        if not one.capability:
+            stage = 2
+        elif one.capability not in begun:
+            stage = 0
+        else:
+            stage = 1 if one.kind == "example" or place not in said else 2
+        begun.add(one.capability)
+        said.add(place)
         staged.append((stage, one))
     return sorted(staged, key=lambda pair: pair[0])
 
@@ -232,6 +243,11 @@ class Block:
                 np.float32,
             ),
         )
+
+    @cached_property
+    def classes(self) -> tuple[ClassKey, ...]:
+        """Its capabilities as a matrix calls them."""
+        return tuple(ClassKey(self.key, name) for name in self.capabilities)
 
     @cached_property
     def texts(self) -> tuple[Texts, ...]:
@@ -339,7 +355,7 @@ class EvidenceMatrix:
         return cls(
             parts,
             (dimensions, words),
-            tuple(ClassKey(one.key, name) for one in own for name in one.capabilities),
+            tuple(chain.from_iterable(one.classes for one in own)),
             np.concatenate([*begins, ends[-1:]]).astype(np.int64),
             tuple(one.key for one in own),
             np.repeat(np.arange(len(own)), counts),

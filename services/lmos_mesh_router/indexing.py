@@ -48,6 +48,9 @@ PATIENCE_S = 10.0
 
 _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
+_FEW_JOIN = 8
+_MOST_FIRST = 64
+"""Texts at a time of those without which an agent is not chosen."""
 _MOST_VIEWS = 256
 _AGAIN_S = 1.0
 _MOST_REST_S = 10.0
@@ -404,7 +407,7 @@ class Index:
         texts: dict[str, None] = {}
         for pending in waiting:
             for of, one in pending.staged[pending.at :]:
-                if of > stage or len(texts) >= BATCH:
+                if of > stage or len(texts) >= (_MOST_FIRST if stage == 0 else BATCH):
                     break
                 if one.text not in pending.vectors:
                     texts[one.text] = None
@@ -453,9 +456,11 @@ class Index:
         for state in list(self._tenants.values()):
             ready = {key: one for key, one in state.pending.items() if one.stage > one.shown + 1}
             whole = all(one.stage > LAST_STAGE for one in state.pending.values())
-            rest_s = max(_SHOWN_EVERY_S, _SHARE_OF_SHOWING * state.took_s)
             # What is new to the index waits for no more than a moment; what adds to it can.
             new = any(one.shown < 0 for one in ready.values())
+            # While many join, most of the time is for embedding them.
+            share = _SHARE_OF_SHOWING if len(state.pending) > _FEW_JOIN else 1
+            rest_s = max(_SHOWN_EVERY_S, share * state.took_s)
             if ready and (whole or (new and time.monotonic() - state.shown_s >= rest_s)):
                 await self._show(state, ready)
 

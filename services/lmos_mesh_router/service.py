@@ -1,6 +1,7 @@
 """The router on the bus: what is asked of it, and what it answers."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -129,6 +130,8 @@ class Router:
         bus.spawn(self._index.run(), name="index")
         if not await self._index.until_whole(within_s=READY_S):
             logger.warning("%d texts are yet to be embedded", self._index.waiting)
+        # What is known stays; to look through it for garbage again and again delays decisions.
+        gc.freeze()
         bus.spawn(self._index.learn(), name="learning")
         if self._model is not None:
             bus.spawn(self._check(self._model), name="language model")
