@@ -86,9 +86,18 @@ class Router:
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         bus = self._bus
-        encoder = await asyncio.to_thread(load_encoder, threads=self._settings.router_threads)
+        settings = self._settings
+        encoder = await asyncio.to_thread(
+            load_encoder, threads=settings.router_threads, precision=settings.router_encoder
+        )
         if not encoder.semantic:
             logger.warning("routing by words, not by meaning: %s", encoder.reason)
+        elif encoder.reason:
+            logger.warning(
+                "LMOS_ROUTER_ENCODER=%s, but fp32 is used: %s",
+                settings.router_encoder,
+                encoder.reason,
+            )
         self._encoder = encoder
         self._embedder = Embedder(encoder)
         bus.spawn(self._embedder.run(), name="embedder")
