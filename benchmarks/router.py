@@ -35,10 +35,11 @@ from typing import Any
 import display
 import numpy as np
 from routing_data import Clinc, Lmos, Said, Vectors, dialogues, key_of
-from routing_encoder import embedding_times
+from routing_encoder import embedding_times, in_turns
 from routing_peers import lmos_vote, semantic_router
 
 from lmos_mesh_router.calibration import expected_error
+from lmos_mesh_router.encoder import load_encoder
 from lmos_mesh_router.evidence import EvidenceMatrix, Query
 from lmos_mesh_router.follow_up import with_history
 from lmos_mesh_router.hashing import hash_text
@@ -360,6 +361,31 @@ def embedding(run: Run, data: Clinc) -> None:
         )
 
 
+def eight_bits(run: Run, data: Clinc, cache: Path) -> None:
+    """The encoder with weights of eight bits beside the model itself; on validation data only."""
+    small = load_encoder(precision="int8")
+    if small.reason:
+        print(f"int8: not measured: {small.reason}")
+        return
+    said, strangers = data.splits["val"], data.splits["oos_val"]
+    texts = [one.text for one in said[::6]]
+    for vectors, name in ((run.vectors, "fp32"), (Vectors(cache, small), "int8")):
+        queries = vectors.queries([one.text for one in said])
+        outside = vectors.queries([one.text for one in strangers])
+        learned = learn(vectors.matrix(data.things(5, 0)))
+        rankings = [rank(query, learned) for query in queries]
+        scope = [np.array([rank(one, learned).scope for one in outside])]
+        scope.append(np.array([one.scope for one in rankings]))
+        row = f"{name} encoder, validation data, 5 per capability"
+        run.table.add(row, accuracy(rankings, said), 0.955)
+        run.table.add("  out of scope: AUROC, " + name, auroc(scope[1], scope[0]), 0.955)
+    ours, its = in_turns((run.vectors.encoder, small), texts)
+    for name, share in (("p50", 50), ("p99", 99)):
+        most, took = float(np.percentile(ours, share)), float(np.percentile(its, share))
+        row = f"int8 embedding of a short query, {name} ms"
+        run.table.add(row, took, most, most=True, digits=2, fp32=f"{most:.2f}")
+
+
 def timed(
     decide: Callable[[str, np.ndarray], Any], given: Sequence[tuple[str, np.ndarray]]
 ) -> list[float]:
@@ -499,6 +525,7 @@ def main() -> None:
     conversations(run)
     speed(run, data)
     embedding(run, data)
+    eight_bits(run, data, options.cache)
     for row, found in run.peers.items():
         for name, values in found.items():
             run.table.other(row, name, values)

@@ -54,7 +54,7 @@ class Vectors:
 
     def __init__(self, path: Path, encoder: Encoder | None = None) -> None:
         self._encoder = encoder or load_encoder(threads=1)
-        self._path = path / f"{self._encoder.fingerprint[:16]}.npz"
+        self._path = path / f"{self._encoder.fingerprint}.npz"
         self._known: dict[str, np.ndarray] = {}
         self._words: dict[str, np.ndarray] = {}
         if self._path.exists():
