@@ -256,6 +256,8 @@ class Router:
             training_s=round(progress.training_s, 3),
             trained_at=progress.trained_at,
             training_failed=progress.failed,
+            recalled=progress.recalled,
+            approximate_recall=round(progress.recall, 4),
             embedded=progress.embedded,
             kept=progress.kept,
             decided=dict(self._decider.outcomes),
