@@ -273,10 +273,10 @@ class Index:
         """Show what can be shown, then embed some more."""
         for state in list(self._tenants.values()):
             known: dict[ThingKey, dict[str, Vector]] | None = None
-            for key, pending in state.pending.items():
+            for key, pending in list(state.pending.items()):
                 if not pending.recalled:
                     known = self._vectors_shown(state) if known is None else known
-                    self._recall(pending, known.get(key, {}))
+                    await self._recall(pending, known.get(key, {}))
         await self._show_what_is_due()
         waiting = [
             pending
@@ -317,7 +317,7 @@ class Index:
             for key in changed
         }
 
-    def _recall(self, pending: Pending, before: dict[str, Vector]) -> None:
+    async def _recall(self, pending: Pending, before: dict[str, Vector]) -> None:
         """Take what was embedded at any time."""
         pending.recalled = True
         for _, one in pending.staged:
@@ -329,10 +329,14 @@ class Index:
                 if vector is not None:
                     self._kept.put(one.text, vector)
             if vector is None:
-                vector = self._kept.get(one.text)
+                vector = self._kept.take(one.text)
                 self.progress.kept += vector is not None
             if vector is not None:
                 pending.vectors[one.text] = vector
+        missing = {one.text for _, one in pending.staged} - pending.vectors.keys()
+        found = await self._kept.again(missing)
+        self.progress.kept += len(found)
+        pending.vectors.update(found)
         pending.advance()
 
     async def _show_what_is_due(self) -> None:
