@@ -34,7 +34,7 @@ from typing import Any
 
 import display
 import numpy as np
-from routing_data import Clinc, Lmos, Said, Vectors, dialogues, key_of
+from routing_data import Clinc, Language, Lmos, Said, Vectors, dialogues, german, key_of
 from routing_encoder import embedding_times, in_turns
 from routing_peers import lmos_vote, semantic_router
 
@@ -318,6 +318,41 @@ def conversations(run: Run) -> None:
     run.table.add("  changes noticed", fmean(noticed), 0.9)
 
 
+def in_german(run: Run) -> None:
+    """Messages in German, by the model that was trained on English; nothing is fitted on them."""
+    for language in ("English", "German"):
+        right: list[float] = []
+        for without in range(4):
+            things, said, _ = german(
+                ["english" if language == "English" else "german"], without=without
+            )
+            learned = learn(run.vectors.matrix(things))
+            queries = run.vectors.queries([one.text for one in said])
+            right.append(accuracy([rank(query, learned) for query in queries], said))
+        run.table.add(f"{language} examples held out in turn: right agent", fmean(right), 0.8)
+    given: tuple[tuple[str, tuple[Language, ...]], ...] = (
+        ("English", ("english",)),
+        ("German", ("german",)),
+        ("English and German", ("english", "german")),
+    )
+    for name, languages in given:
+        things, said, strangers = german(languages)
+        learned = learn(run.vectors.matrix(things))
+        rankings = [rank(query, learned) for query in run.vectors.queries([x.text for x in said])]
+        outside = [rank(query, learned) for query in run.vectors.queries(strangers)]
+        row = f"German messages, {name} examples: right agent"
+        run.table.add(row, accuracy(rankings, said), 0.8)
+        scope = [np.array([one.scope for one in some]) for some in (rankings, outside)]
+        run.table.add(f"  out of scope: AUROC, {name}", auroc(scope[0], scope[1]), 0.9)
+        sure = [one.sure and one.in_scope for one in rankings]
+        run.table.add(f"  routed without asking anybody, {name}", fmean(sure), 0.5)
+        wrong = fmean(
+            one.ranked[0].key.name != want.agent and it
+            for one, want, it in zip(rankings, said, sure, strict=True)
+        )
+        run.table.add(f"  routed to the wrong agent, {name}", wrong, 0.02, most=True)
+
+
 def speed(run: Run, data: Clinc) -> None:
     """Time of a decision, with the vector of the message by meaning at hand."""
     said = data.splits["val"][::3]
@@ -523,6 +558,7 @@ def main() -> None:
     clinc(run, data)
     two_requests(run, data)
     conversations(run)
+    in_german(run)
     speed(run, data)
     embedding(run, data)
     eight_bits(run, data, options.cache)
