@@ -34,11 +34,12 @@ from typing import Any
 
 import display
 import numpy as np
-from routing_data import Clinc, Lmos, Said, Vectors, dialogues, key_of
-from routing_encoder import embedding_times
+from routing_data import Clinc, Language, Lmos, Said, Vectors, dialogues, german, key_of
+from routing_encoder import embedding_times, in_turns
 from routing_peers import lmos_vote, semantic_router
 
 from lmos_mesh_router.calibration import expected_error
+from lmos_mesh_router.encoder import load_encoder
 from lmos_mesh_router.evidence import EvidenceMatrix, Query
 from lmos_mesh_router.follow_up import with_history
 from lmos_mesh_router.hashing import hash_text
@@ -317,6 +318,41 @@ def conversations(run: Run) -> None:
     run.table.add("  changes noticed", fmean(noticed), 0.9)
 
 
+def in_german(run: Run) -> None:
+    """Messages in German, by the model that was trained on English; nothing is fitted on them."""
+    for language in ("English", "German"):
+        right: list[float] = []
+        for without in range(4):
+            things, said, _ = german(
+                ["english" if language == "English" else "german"], without=without
+            )
+            learned = learn(run.vectors.matrix(things))
+            queries = run.vectors.queries([one.text for one in said])
+            right.append(accuracy([rank(query, learned) for query in queries], said))
+        run.table.add(f"{language} examples held out in turn: right agent", fmean(right), 0.8)
+    given: tuple[tuple[str, tuple[Language, ...]], ...] = (
+        ("English", ("english",)),
+        ("German", ("german",)),
+        ("English and German", ("english", "german")),
+    )
+    for name, languages in given:
+        things, said, strangers = german(languages)
+        learned = learn(run.vectors.matrix(things))
+        rankings = [rank(query, learned) for query in run.vectors.queries([x.text for x in said])]
+        outside = [rank(query, learned) for query in run.vectors.queries(strangers)]
+        row = f"German messages, {name} examples: right agent"
+        run.table.add(row, accuracy(rankings, said), 0.8)
+        scope = [np.array([one.scope for one in some]) for some in (rankings, outside)]
+        run.table.add(f"  out of scope: AUROC, {name}", auroc(scope[0], scope[1]), 0.9)
+        sure = [one.sure and one.in_scope for one in rankings]
+        run.table.add(f"  routed without asking anybody, {name}", fmean(sure), 0.5)
+        wrong = fmean(
+            one.ranked[0].key.name != want.agent and it
+            for one, want, it in zip(rankings, said, sure, strict=True)
+        )
+        run.table.add(f"  routed to the wrong agent, {name}", wrong, 0.02, most=True)
+
+
 def speed(run: Run, data: Clinc) -> None:
     """Time of a decision, with the vector of the message by meaning at hand."""
     said = data.splits["val"][::3]
@@ -358,6 +394,31 @@ def embedding(run: Run, data: Clinc) -> None:
             first_attempt=before,
             bare_session=f"{least:.2f}",
         )
+
+
+def eight_bits(run: Run, data: Clinc, cache: Path) -> None:
+    """The encoder with weights of eight bits beside the model itself; on validation data only."""
+    small = load_encoder(precision="int8")
+    if small.reason:
+        print(f"int8: not measured: {small.reason}")
+        return
+    said, strangers = data.splits["val"], data.splits["oos_val"]
+    texts = [one.text for one in said[::6]]
+    for vectors, name in ((run.vectors, "fp32"), (Vectors(cache, small), "int8")):
+        queries = vectors.queries([one.text for one in said])
+        outside = vectors.queries([one.text for one in strangers])
+        learned = learn(vectors.matrix(data.things(5, 0)))
+        rankings = [rank(query, learned) for query in queries]
+        scope = [np.array([rank(one, learned).scope for one in outside])]
+        scope.append(np.array([one.scope for one in rankings]))
+        row = f"{name} encoder, validation data, 5 per capability"
+        run.table.add(row, accuracy(rankings, said), 0.955)
+        run.table.add("  out of scope: AUROC, " + name, auroc(scope[1], scope[0]), 0.955)
+    ours, its = in_turns((run.vectors.encoder, small), texts)
+    for name, share in (("p50", 50), ("p99", 99)):
+        most, took = float(np.percentile(ours, share)), float(np.percentile(its, share))
+        row = f"int8 embedding of a short query, {name} ms"
+        run.table.add(row, took, most, most=True, digits=2, fp32=f"{most:.2f}")
 
 
 def timed(
@@ -497,8 +558,10 @@ def main() -> None:
     clinc(run, data)
     two_requests(run, data)
     conversations(run)
+    in_german(run)
     speed(run, data)
     embedding(run, data)
+    eight_bits(run, data, options.cache)
     for row, found in run.peers.items():
         for name, values in found.items():
             run.table.other(row, name, values)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Vectors:
 
     def __init__(self, path: Path, encoder: Encoder | None = None) -> None:
         self._encoder = encoder or load_encoder(threads=1)
-        self._path = path / f"{self._encoder.fingerprint[:16]}.npz"
+        self._path = path / f"{self._encoder.fingerprint}.npz"
         self._known: dict[str, np.ndarray] = {}
         self._words: dict[str, np.ndarray] = {}
         if self._path.exists():
@@ -238,3 +238,29 @@ def dialogues() -> tuple[list[Thing], list[Dialogue]]:
     ]
     found.extend(Dialogue(*one) for one in raw["changes"])
     return [thing_from(one) for one in raw["agents"]], found
+
+
+Language = Literal["english", "german"]
+
+
+def german(
+    examples: Sequence[Language], *, without: int | None = None
+) -> tuple[list[Thing], list[Said], list[str]]:
+    """A small fleet with examples in these languages; messages to it and strangers, in German.
+
+    Args:
+        examples: The languages.
+        without: Of each capability this example is left out, and is the message in place of those.
+    """
+    raw = json.loads((Path(__file__).parent / "data" / "german.json").read_text("utf-8"))
+    things: list[Thing] = []
+    found: list[Said] = []
+    for agent in raw["agents"]:
+        capabilities: list[dict[str, Any]] = []
+        for one in agent["capabilities"]:
+            texts = [text for language in examples for text in one[language]]
+            said = one["said"] if without is None else [texts.pop(without)]
+            capabilities.append({"id": one["id"], "examples": texts})
+            found.extend(Said(text, agent["name"], one["id"]) for text in said)
+        things.append(thing_from({"name": agent["name"], "capabilities": capabilities}))
+    return things, found, raw["strangers"]

@@ -1,4 +1,4 @@
-"""How long a short message takes to embed, beside the same onnxruntime session called bare."""
+"""How long a short message takes to embed, and what weights of eight bits gain and cost."""
 
 import time
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import numpy as np
 from routing_data import Vectors
 
 from lmos_mesh import models
+from lmos_mesh_router.encoder import Encoder
 
 
 def embedding_times(vectors: Vectors, texts: Sequence[str]) -> tuple[list[float], list[float]]:
@@ -51,4 +52,19 @@ def embedding_times(vectors: Vectors, texts: Sequence[str]) -> tuple[list[float]
         else:
             times[1].append(theirs(text))
             times[0].append(ours(text))
+    return times
+
+
+def in_turns(encoders: Sequence[Encoder], texts: Sequence[str]) -> list[list[float]]:
+    """Milliseconds of each, one text at a time; every other time in the other order."""
+    times: list[list[float]] = [[] for _ in encoders]
+    for text in texts[:30]:
+        for encoder in encoders:
+            encoder.encode([text])
+    for number, text in enumerate(texts):
+        order = list(enumerate(encoders))
+        for at, encoder in order if number % 2 else reversed(order):
+            began = time.perf_counter()
+            encoder.encode([text])
+            times[at].append((time.perf_counter() - began) * 1e3)
     return times

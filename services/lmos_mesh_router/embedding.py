@@ -13,7 +13,8 @@ from lmos_mesh_router.encoder import Encoder
 
 Vector = npt.NDArray[np.float32]
 
-BATCH = 16
+BATCH = 8
+"""Twice as many take twice as long, and whoever asks meanwhile waits for all of them."""
 
 Urgency = Literal["now", "soon", "later"]
 """Somebody waits for an answer; an agent waits to be chosen; it is for a search to come."""

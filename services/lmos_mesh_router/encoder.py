@@ -4,12 +4,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from lmos_mesh import models
+from lmos_mesh.eight_bits import INSTALL, digest_of, installed_eight_bits
 from lmos_mesh.errors import SettingsError
 from lmos_mesh_router import hashing
 
@@ -19,6 +20,8 @@ MAX_TOKENS_PER_RUN = 1024
 
 MAX_CHARACTERS = 16_384
 """More than the model's 256 tokens take in any language; the rest would be read for nothing."""
+
+Precision = Literal["fp32", "int8"]
 
 _VERSION = 1
 """Part of the fingerprint: raised when the same text would get another vector."""
@@ -64,25 +67,33 @@ class MiniLmEncoder:
         path: The folder that `lmos_mesh.models` installed.
         threads: How many threads one call may use. One is best for a server: two are a fifth
             faster on an idle machine, and no faster on a busy one, where others pay for them.
+        eight_bits: The graph with weights of eight bits, to run in place of the model's own.
+        reason: Why this one answers in place of what was asked for.
 
     Raises:
         ImportError: onnxruntime or tokenizers is not installed.
         SettingsError: The folder holds no model that can be run.
     """
 
-    name = models.MODEL_NAME
     dimensions = models.DIMENSIONS
     semantic = True
-    reason = ""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, threads: int = 1, *, eight_bits: Path | None = None, reason: str = ""
+    ) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
         manifest = models.read_manifest(path)
+        self.name, self.reason = models.MODEL_NAME, reason
+        form = ""
+        if eight_bits is not None:
+            self.name += " (int8)"
+            form = f"int8-{digest_of(eight_bits)[:8]}-"
         self.fingerprint = (
-            f"minilm-l6-v2-{manifest.weights_sha256[:16]}-{models.MAX_TOKENS}-v{_VERSION}"
+            f"minilm-l6-v2-{manifest.weights_sha256[:16]}-{models.MAX_TOKENS}-{form}v{_VERSION}"
         )
+        graph = eight_bits or path / models.GRAPH_FILE
         options = cast("Any", onnxruntime.SessionOptions())
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -91,13 +102,13 @@ class MiniLmEncoder:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path / models.GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+                str(graph), options, providers=["CPUExecutionProvider"]
             )
             self._tokenizer = Tokenizer.from_file(str(path / models.TOKENIZER_FILE))
         except Exception as exc:  # neither library has a base class for its errors
             raise SettingsError(
-                f"The embedding model in {path} cannot be loaded: {exc}",
-                hint="`lmos models install --force` installs it anew",
+                f"The embedding model {graph} cannot be loaded: {exc}",
+                hint=f"`{INSTALL if eight_bits else models.INSTALL} --force` installs it anew",
             ) from exc
         # The published file pads every text to 128 tokens, which makes a short one seven times
         # as slow, and cuts them at 128.
@@ -150,8 +161,14 @@ class HashingEncoder:
         return rows
 
 
-def load_encoder(*, threads: int = 1) -> Encoder:
-    """The embedding model, or the hashing encoder with the reason why it has to do."""
+def load_encoder(*, threads: int = 1, precision: Precision = "fp32") -> Encoder:
+    """The embedding model; what does in its place says in its `reason` why.
+
+    Args:
+        threads: How many threads one call may use.
+        precision: Whether the model as it was published is wanted, or that with eight bits. Where
+            the latter is missing or damaged the former answers.
+    """
     try:
         path = models.installed_model()
         if path is None:
@@ -159,13 +176,27 @@ def load_encoder(*, threads: int = 1) -> Encoder:
                 f"no complete embedding model in {models.models_dir() / models.MODEL_NAME}; "
                 f"`{models.INSTALL}` gets it"
             )
-        return MiniLmEncoder(path, threads)
+        if precision == "fp32":
+            return MiniLmEncoder(path, threads)
+        return _with_eight_bits(path, threads)
     except ImportError as exc:
         return HashingEncoder(
             f"the package {exc.name or exc} is missing; pip install 'lmos-mesh[router]'"
         )
     except SettingsError as exc:
         return HashingEncoder(str(exc))
+
+
+def _with_eight_bits(path: Path, threads: int) -> Encoder:
+    graph = installed_eight_bits(path)
+    if graph is None:
+        reason = f"there is no int8 model in {path}; `{INSTALL}` makes it"
+    else:
+        try:
+            return MiniLmEncoder(path, threads, eight_bits=graph)
+        except SettingsError as exc:
+            reason = str(exc)
+    return MiniLmEncoder(path, threads, reason=reason)
 
 
 def runs_of(

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,9 @@ LEAST_PIECE = 4
 
 _TRIED = 256
 """Texts that an index is tried with."""
+
+_TELLING = ("example", "description", "name", "agent")
+"""Kinds of evidence by how much one text of it says of what users will say."""
 
 PHRASES = (
     "{name}",
@@ -131,15 +134,23 @@ def evidence_of(key: ThingKey, thing: Thing) -> list[Evidence]:
 def most_telling_first(evidence: Iterable[Evidence]) -> list[tuple[int, Evidence]]:
     """The evidence of an agent in the order to embed it, each with its stage.
 
-    Stage 0 is enough to be chosen: the name, the first description and the first example of each
-    capability. Then come the other examples, and then the phrases.
+    Stage 0 is enough to be chosen: one text of each capability, as a user would say it if there is
+    one. Then come the name, the first description and the other examples, and then the phrases,
+    and what is said of the whole agent, which matters only when all is learned.
     """
-    begun: set[tuple[str, str]] = set()
+    begun: set[str] = set()
+    said: set[tuple[str, str]] = set()
     staged: list[tuple[int, Evidence]] = []
-    for one in evidence:
+    for one in sorted(evidence, key=lambda one: _TELLING.index(one.kind)):
         place = (one.capability, one.kind)
-        stage = 0 if place not in begun else 1 if one.kind == "example" else 2
-        begun.add(place)
+        if not one.capability:
+            stage = 2
+        elif one.capability not in begun:
+            stage = 0
+        else:
+            stage = 1 if one.kind == "example" or place not in said else 2
+        begun.add(one.capability)
+        said.add(place)
         staged.append((stage, one))
     return sorted(staged, key=lambda pair: pair[0])
 
@@ -167,6 +178,15 @@ class Query(NamedTuple):
 
     vector: Floats
     words: Floats
+
+
+class Texts(NamedTuple):
+    """The texts of one capability, as a decision looks at them."""
+
+    vectors: Floats
+    weights: Floats
+    words: npt.NDArray[np.float16]
+    evidence: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +243,34 @@ class Block:
                 np.float32,
             ),
         )
+
+    @cached_property
+    def classes(self) -> tuple[ClassKey, ...]:
+        """Its capabilities as a matrix calls them."""
+        return tuple(ClassKey(self.key, name) for name in self.capabilities)
+
+    @cached_property
+    def texts(self) -> tuple[Texts, ...]:
+        """By capability. Cutting an array takes as long as comparing a message with the piece."""
+        begins: list[int] = self.starts.tolist()
+        return tuple(
+            Texts(
+                self.vectors[begin:end],
+                self.weights[begin:end],
+                self.words[begin:end],
+                self.evidence[begin:end],
+            )
+            for begin, end in pairwise(begins)
+        )
+
+    @cached_property
+    def said(self) -> tuple[frozenset[str], ...]:
+        """The texts by capability, to compare one block with another."""
+        return tuple(frozenset(one.text for one in texts.evidence) for texts in self.texts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made when it is asked for."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,7 +355,7 @@ class EvidenceMatrix:
         return cls(
             parts,
             (dimensions, words),
-            tuple(ClassKey(one.key, name) for one in own for name in one.capabilities),
+            tuple(chain.from_iterable(one.classes for one in own)),
             np.concatenate([*begins, ends[-1:]]).astype(np.int64),
             tuple(one.key for one in own),
             np.repeat(np.arange(len(own)), counts),
@@ -371,24 +419,18 @@ class EvidenceMatrix:
         tails = [part(one)[one.starts[-1] :] for one in self.parts]
         return np.concatenate([*heads, *tails, none])
 
-    def part_of(self, at: int) -> tuple[Block, slice]:
-        """Where the rows of a class are: in which block, and which there."""
-        agent = int(self.agent_of[at])
-        part = self.parts[agent]
-        own = at - int(self.first_of[agent])
-        return part, slice(int(part.starts[own]), int(part.starts[own + 1]))
-
-    def centroid(self, at: int) -> Floats:
-        """The direction of one class, by meaning and spelling."""
-        agent = int(self.agent_of[at])
-        found: Floats = self.parts[agent].centroids[at - int(self.first_of[agent])]
-        return found
+    def places(self, classes: Rows) -> list[tuple[Block, int]]:
+        """Where some classes are: in which block, and the how many-eth of it."""
+        agents = self.agent_of[classes]
+        own: list[int] = (classes - self.first_of[agents]).tolist()
+        of: list[int] = agents.tolist()
+        return [(self.parts[agent], at) for agent, at in zip(of, own, strict=True)]
 
     def said(self, at: int, row: int) -> Evidence:
         """The evidence in a row of a class."""
-        part, own = self.part_of(at)
+        ((part, own),) = self.places(np.array([at]))
         within: int = row - int(self.starts[at])
-        return part.evidence[own][within]
+        return part.texts[own].evidence[within]
 
     def blocks(self) -> dict[ThingKey, Block]:
         """The parts of which `of` makes the same matrix again."""
@@ -438,11 +480,8 @@ class EvidenceMatrix:
 
     def said_of(self) -> Mapping[ClassKey, frozenset[str]]:
         """The texts of each class: two matrices say the same of a class when these are equal."""
-        found: dict[ClassKey, frozenset[str]] = {}
-        for at, key in enumerate(self.classes):
-            part, rows = self.part_of(at)
-            found[key] = frozenset(one.text for one in part.evidence[rows])
-        return found
+        said = chain.from_iterable(part.said for part in self.parts)
+        return dict(zip(self.classes, said, strict=True))
 
 
 def side_by_side(vectors: Floats, words: npt.NDArray[np.float16]) -> Floats:

@@ -4,6 +4,7 @@ Texts that share words and parts of words come out alike; "bill" and "invoice" d
 the same in every process: nothing here depends on Python's own hash, which differs between runs.
 """
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -23,6 +24,7 @@ _PIECE_SIZES = (3, 4, 5)
 _MAX_PIECES_OF = 64  # of a longer word, only so many characters are cut into pieces
 _TOKEN = re.compile(r"[^\W_]+|[^\w\s]")
 _NOTHING = "\0nothing"
+_NOWHERE = np.zeros(DIMENSIONS, np.float64)
 
 
 def hash_text(text: str) -> npt.NDArray[np.float32]:
@@ -30,17 +32,22 @@ def hash_text(text: str) -> npt.NDArray[np.float32]:
 
     Counts are damped (their square root), so that a word said nine times weighs three times.
     """
-    vector = np.zeros(DIMENSIONS, np.float64)
+    places: list[npt.NDArray[np.intp]] = []
+    weights: list[npt.NDArray[np.float64]] = []
     for token, count in Counter(_tokens(text)).items():
-        places, weights = _features(token)
-        np.add.at(vector, places, weights * count**0.5)
-    length = float(np.linalg.norm(vector))
+        where, heavy = _features(token)
+        places.append(where)
+        weights.append(heavy if count == 1 else heavy * count**0.5)
+    vector = _NOWHERE
+    if places:
+        vector = np.bincount(np.concatenate(places), np.concatenate(weights), DIMENSIONS)
+    length = math.sqrt(vector.dot(vector))
     if length < 1e-9:
         # No words at all, or words that cancel each other out: a place of its own, away from
         # every other text, because a vector of zeros has no direction to compare.
-        places, _ = _features(_NOTHING)
-        vector[:] = 0.0
-        vector[places[0]] = length = 1.0
+        where, _ = _features(_NOTHING)
+        vector = _NOWHERE.copy()
+        vector[where[0]] = length = 1.0
     return (vector / length).astype(np.float32)
 
 

@@ -173,9 +173,8 @@ def local_ridge(matrix: EvidenceMatrix, joined: Floats, classes: Rows) -> npt.ND
     found: list[Floats] = []
     of: list[int] = []
     weights: list[Floats] = []
-    for number, at in enumerate(classes.tolist()):
-        part, own = matrix.part_of(at)
-        vectors, words, own_weights = part.vectors[own], part.words[own], part.weights[own]
+    for number, (part, own) in enumerate(matrix.places(classes)):
+        vectors, own_weights, words, _ = part.texts[own]
         if len(vectors) > _LOCAL_ROWS:
             near = vectors @ joined[: vectors.shape[1]]
             rows = np.sort(np.argpartition(-near, _LOCAL_ROWS)[:_LOCAL_ROWS])

@@ -9,8 +9,8 @@ when it is quiet, what was learned from all of it.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -35,8 +35,12 @@ from lmos_mesh_router.hashing import DIMENSIONS, MAX_CHARACTERS, hash_text
 from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import KeptVectors
 from lmos_mesh_router.nearest import Frozen, available
-from lmos_mesh_router.ranking import Learned, Ranking, rank
+from lmos_mesh_router.pending import LAST_STAGE, Pending
+from lmos_mesh_router.progress import Progress
+from lmos_mesh_router.ranking import Learned
+from lmos_mesh_router.tenant import Tenant
 from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
+from lmos_mesh_router.view import View, wired
 
 logger = logging.getLogger(__name__)
 
@@ -48,130 +52,12 @@ PATIENCE_S = 10.0
 
 _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
+_FEW_JOIN = 8
+_MOST_FIRST = 64
+"""Texts at a time of those without which an agent is not chosen."""
 _MOST_VIEWS = 256
 _AGAIN_S = 1.0
 _MOST_REST_S = 10.0
-
-LAST_STAGE = 2
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What one question may use.
-
-    Attributes:
-        learned: All that is known of the tenant.
-        eligible: The classes of live agents that serve the channel in the subset.
-    """
-
-    learned: Learned
-    eligible: Mask
-
-    @property
-    def agents(self) -> frozenset[ThingKey]:
-        """The agents that may be chosen."""
-        matrix = self.learned.matrix
-        chosen: list[int] = np.unique(matrix.agent_of[self.eligible]).tolist()
-        return frozenset(matrix.agents[at] for at in chosen)
-
-    def rank(self, query: Query) -> Ranking:
-        """The agents that a message could be for."""
-        return rank(query, self.learned, self.eligible)
-
-    def only(self, key: ThingKey, thing: Thing) -> "View":
-        """The same with a single agent, and of that no capabilities but those of `thing`."""
-        matrix = self.learned.matrix
-        return View(self.learned, _wired(matrix, matrix.mask([key]), lambda _: thing))
-
-
-@dataclass(eq=False)
-class _Pending:
-    """An agent whose evidence is being embedded.
-
-    Attributes:
-        thing: What it is now; None if it is gone.
-        staged: Its evidence, what is most telling first.
-        vectors: What is embedded of it.
-        at: How far that is.
-        shown: The stage that the index has of it; -1 for nothing.
-        recalled: Whether it was looked up what had been embedded before.
-    """
-
-    thing: Thing | None
-    staged: list[tuple[int, Evidence]] = field(default_factory=list[tuple[int, Evidence]])
-    vectors: dict[str, Vector] = field(default_factory=dict[str, Vector])
-    at: int = 0
-    shown: int = -1
-    recalled: bool = False
-
-    @property
-    def stage(self) -> int:
-        """The first stage that is not whole; one more than the last if all are."""
-        return self.staged[self.at][0] if self.at < len(self.staged) else LAST_STAGE + 1
-
-    @property
-    def ready(self) -> list[Evidence]:
-        return [one for _, one in self.staged[: self.at]]
-
-
-@dataclass(eq=False)
-class _Tenant:
-    """The state of one tenant's index.
-
-    Attributes:
-        things: What the agents were when they were last looked at.
-        views: By channel and subset, of the latest that is known.
-        allowed: Who may be chosen there. Agents are looked at one by one as they change: to look
-            at thousands for the first message after each change would keep it waiting.
-        changed_s: Since when there is something that was not learned from; None if there is not.
-    """
-
-    learned: Learned
-    things: dict[ThingKey, Thing] = field(default_factory=dict[ThingKey, Thing])
-    pending: dict[ThingKey, _Pending] = field(default_factory=dict[ThingKey, _Pending])
-    views: dict[tuple[str, str], View] = field(default_factory=dict[tuple[str, str], View])
-    allowed: dict[tuple[str, str], set[ThingKey]] = field(
-        default_factory=dict[tuple[str, str], set[ThingKey]]
-    )
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    shown_s: float = 0.0
-    took_s: float = 0.0
-    changed_s: float | None = None
-    last_changed_s: float = 0.0
-    trained: bool = False
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the index is.
-
-    Attributes:
-        version: Rises with everything that is swapped in.
-        trainings: How often something was learned.
-        recalled: How often it was not, because it was kept.
-        training_s: How long that took the last time.
-        trained_at: When, as Unix time.
-        training: Whether something is being learned now.
-        failed: Why the last training failed; empty if it did not.
-        embedded: How many texts of agents this process had to embed.
-        kept: How many it had not to, because their vectors were kept.
-        frozen: How often an approximate index was made.
-        freezing_s: How long that took the last time.
-        recall: The share of the nearest that it names.
-    """
-
-    version: int = 0
-    trainings: int = 0
-    recalled: int = 0
-    training_s: float = 0.0
-    trained_at: float = 0.0
-    training: bool = False
-    failed: str = ""
-    embedded: int = 0
-    kept: int = 0
-    frozen: int = 0
-    freezing_s: float = 0.0
-    recall: float = 1.0
 
 
 class Index:
@@ -196,7 +82,7 @@ class Index:
         # An encoder that knows spelling only has it in its vectors already.
         self._words = DIMENSIONS if encoder.semantic else 0
         self._nothing = Learned.of(EvidenceMatrix.of([], self._dimensions, self._words))
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: dict[str, Tenant] = {}
         self._wake = asyncio.Event()
         self._learnable = asyncio.Event()
         self._whole = asyncio.Event()
@@ -242,7 +128,7 @@ class Index:
             view = state.views[place] = View(state.learned, mask)
         return view
 
-    def _allowed(self, state: _Tenant, place: tuple[str, str]) -> set[ThingKey]:
+    def _allowed(self, state: Tenant, place: tuple[str, str]) -> set[ThingKey]:
         """Who may be chosen on an open channel."""
         allowed = state.allowed.get(place)
         if allowed is None:
@@ -253,7 +139,7 @@ class Index:
             state.allowed[place] = allowed
         return allowed
 
-    def _look_again(self, state: _Tenant, key: ThingKey) -> None:
+    def _look_again(self, state: Tenant, key: ThingKey) -> None:
         """Whether an agent may be chosen, wherever somebody asked."""
         state.views.clear()
         for (channel, subset), allowed in state.allowed.items():
@@ -269,7 +155,7 @@ class Index:
             if self._eligible(key, wiring.channel, key.subset)
             and (entered := self._membership.get(key)) is not None
         }
-        return _wired(matrix, matrix.mask(things), things.__getitem__)
+        return wired(matrix, matrix.mask(things), things.__getitem__)
 
     def _eligible(self, key: ThingKey, channel: str, subset: str) -> bool:
         membership = self._membership
@@ -331,20 +217,20 @@ class Index:
             if state is None:
                 if thing is None:
                     continue
-                state = self._tenants[key.tenant] = _Tenant(self._nothing)
+                state = self._tenants[key.tenant] = Tenant(self._nothing)
             self._look_again(state, key)
             known = state.things.get(key)
             if known is not thing and known != thing:
                 self._change(state, key, thing)
 
-    def _change(self, state: _Tenant, key: ThingKey, thing: Thing | None) -> None:
+    def _change(self, state: Tenant, key: ThingKey, thing: Thing | None) -> None:
         if thing is None:
             state.things.pop(key, None)
-            state.pending[key] = _Pending(None)
+            state.pending[key] = Pending(None)
         else:
             state.things[key] = thing
             before = state.pending.get(key)
-            pending = _Pending(thing, most_telling_first(evidence_of(key, thing)))
+            pending = Pending(thing, most_telling_first(evidence_of(key, thing)))
             if before is not None:
                 pending.vectors = before.vectors
             state.pending[key] = pending
@@ -387,10 +273,10 @@ class Index:
         """Show what can be shown, then embed some more."""
         for state in list(self._tenants.values()):
             known: dict[ThingKey, dict[str, Vector]] | None = None
-            for key, pending in state.pending.items():
+            for key, pending in list(state.pending.items()):
                 if not pending.recalled:
                     known = self._vectors_shown(state) if known is None else known
-                    self._recall(pending, known.get(key, {}))
+                    await self._recall(pending, known.get(key, {}))
         await self._show_what_is_due()
         waiting = [
             pending
@@ -404,7 +290,7 @@ class Index:
         texts: dict[str, None] = {}
         for pending in waiting:
             for of, one in pending.staged[pending.at :]:
-                if of > stage or len(texts) >= BATCH:
+                if of > stage or len(texts) >= (_MOST_FIRST if stage == 0 else BATCH):
                     break
                 if one.text not in pending.vectors:
                     texts[one.text] = None
@@ -417,9 +303,9 @@ class Index:
             for _, one in pending.staged[pending.at :]:
                 if one.text in new:
                     pending.vectors[one.text] = new[one.text]
-            _advance(pending)
+            pending.advance()
 
-    def _vectors_shown(self, state: _Tenant) -> dict[ThingKey, dict[str, Vector]]:
+    def _vectors_shown(self, state: Tenant) -> dict[ThingKey, dict[str, Vector]]:
         changed = [key for key in state.pending if key in state.learned.matrix.agents]
         if not changed:
             return {}
@@ -431,7 +317,7 @@ class Index:
             for key in changed
         }
 
-    def _recall(self, pending: _Pending, before: dict[str, Vector]) -> None:
+    async def _recall(self, pending: Pending, before: dict[str, Vector]) -> None:
         """Take what was embedded at any time."""
         pending.recalled = True
         for _, one in pending.staged:
@@ -443,23 +329,29 @@ class Index:
                 if vector is not None:
                     self._kept.put(one.text, vector)
             if vector is None:
-                vector = self._kept.get(one.text)
+                vector = self._kept.take(one.text)
                 self.progress.kept += vector is not None
             if vector is not None:
                 pending.vectors[one.text] = vector
-        _advance(pending)
+        missing = {one.text for _, one in pending.staged} - pending.vectors.keys()
+        found = await self._kept.again(missing)
+        self.progress.kept += len(found)
+        pending.vectors.update(found)
+        pending.advance()
 
     async def _show_what_is_due(self) -> None:
         for state in list(self._tenants.values()):
             ready = {key: one for key, one in state.pending.items() if one.stage > one.shown + 1}
             whole = all(one.stage > LAST_STAGE for one in state.pending.values())
-            rest_s = max(_SHOWN_EVERY_S, _SHARE_OF_SHOWING * state.took_s)
             # What is new to the index waits for no more than a moment; what adds to it can.
             new = any(one.shown < 0 for one in ready.values())
+            # While many join, most of the time is for embedding them.
+            share = _SHARE_OF_SHOWING if len(state.pending) > _FEW_JOIN else 1
+            rest_s = max(_SHOWN_EVERY_S, share * state.took_s)
             if ready and (whole or (new and time.monotonic() - state.shown_s >= rest_s)):
                 await self._show(state, ready)
 
-    async def _show(self, state: _Tenant, ready: dict[ThingKey, _Pending]) -> None:
+    async def _show(self, state: Tenant, ready: dict[ThingKey, Pending]) -> None:
         """Swap in what is ready of some agents."""
         began = time.monotonic()
         parts = {key: (one.ready, one.vectors) for key, one in ready.items()}
@@ -544,7 +436,7 @@ class Index:
                 # While thousands join, each second another one would be made for nothing.
                 await asyncio.sleep(min(_MOST_REST_S, _SHARE_OF_SHOWING * took_s))
 
-    async def _freeze(self, state: _Tenant) -> None:
+    async def _freeze(self, state: Tenant) -> None:
         began = time.monotonic()
         frozen = await asyncio.to_thread(state.learned.matrix.freeze)
         async with state.changing:
@@ -578,10 +470,10 @@ class Index:
                 self.progress.failed = str(exc)
                 logger.exception("nothing was learned; what is known goes on")
 
-    def _due(self) -> tuple[float, str, _Tenant] | None:
+    def _due(self) -> tuple[float, str, Tenant] | None:
         """Who is next, and in how many seconds."""
         now = time.monotonic()
-        found: list[tuple[float, str, _Tenant]] = []
+        found: list[tuple[float, str, Tenant]] = []
         for tenant, state in self._tenants.items():
             if state.changed_s is None:
                 continue
@@ -590,7 +482,7 @@ class Index:
             found.append((min(quiet_s, state.changed_s + PATIENCE_S) - now, tenant, state))
         return min(found, key=lambda one: one[:2]) if found else None
 
-    async def _learn(self, tenant: str, state: _Tenant) -> None:
+    async def _learn(self, tenant: str, state: Tenant) -> None:
         matrix = state.learned.matrix
         state.changed_s = None
         if len(matrix) > MOST_ROWS:
@@ -633,24 +525,9 @@ def _indexed(learned: Learned, frozen: Frozen) -> Learned:
     return replace(learned, matrix=learned.matrix.indexed(frozen))
 
 
-def _wired(matrix: EvidenceMatrix, mask: Mask, thing_of: Callable[[ThingKey], Thing]) -> Mask:
-    """Of these classes those that are a capability of their agent."""
-    for at in np.flatnonzero(mask).tolist():
-        key, capability = matrix.classes[at]
-        mask[at] = any(one.id == capability for one in thing_of(key).capabilities)
-    return mask
-
-
 _NO_WORDS = np.zeros(0, np.float32)
 
 
 @lru_cache(maxsize=8192)
 def _spelled(text: str) -> Vector:
     return hash_text(text)
-
-
-def _advance(pending: _Pending) -> None:
-    while (
-        pending.at < len(pending.staged) and pending.staged[pending.at][1].text in pending.vectors
-    ):
-        pending.at += 1

@@ -7,7 +7,7 @@ trained, the answer is found in closed form from the evidence as it is now.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lmos_mesh.membership import ThingKey
 from lmos_mesh_router.calibration import Calibration, probabilities
 from lmos_mesh_router.evidence import (
+    Block,
     Evidence,
     EvidenceMatrix,
     Floats,
@@ -43,6 +44,10 @@ _LOG_ODDS: Mapping[Method, float] = {"head": 1.2, "instant": 9.0}
 """What makes scores into log-odds, by which the capabilities of an agent are added up."""
 
 _FORGOTTEN = -1e9
+_TEMPERATURE = np.float32(_DENSITY_TEMPERATURE)
+_SHARPNESS = np.float32(1 / _DENSITY_TEMPERATURE)
+
+Places = Sequence[tuple[Block, int]]
 
 # Fitted on CLINC150 validation data as ten agents known by the names of their capabilities alone:
 # what holds until there are examples to fit it on.
@@ -211,47 +216,45 @@ def measure(
     if count == 0:
         return None
     whole = joined(query)
-    if not math.isfinite(float(whole @ whole)):
+    if not math.isfinite(whole.dot(whole)):
         # Near nothing, and so out of scope.
         query = Query(np.zeros_like(query.vector), np.zeros_like(query.words))
         whole = np.zeros_like(whole)
     head = learned.head if method != "instant" else None
     pool = matrix.nearest.worth(query.vector, eligible, count)
     if pool is None:
-        near = matrix.means @ query.vector
-        claims = head.weights @ whole + head.bias if head is not None else near
+        near = matrix.means.dot(query.vector)
+        claims = head.weights.dot(whole) + head.bias if head is not None else near
         if eligible is not None and count < len(eligible):
             near = np.where(eligible, near, np.float32(_FORGOTTEN))
             claims = np.where(eligible, claims, np.float32(_FORGOTTEN))
     else:
-        near = matrix.means[pool] @ query.vector
-        claims = head.weights[pool] @ whole + head.bias[pool] if head is not None else near
+        near = matrix.means[pool].dot(query.vector)
+        claims = head.weights[pool].dot(whole) + head.bias[pool] if head is not None else near
     chosen = _shortlist(near, claims, min(SHORTLIST, count, len(near)))
     near = near[chosen]
     classes = chosen if pool is None else pool[chosen]
-    density, rows, similarities = _densities(query.vector, matrix, classes)
-    nearest = classes[np.argsort(-near, kind="stable")[:_MIDDLES]].tolist()
-    spelled = max(float(matrix.centroid(at) @ whole) for at in nearest)
-    middle = float(near.max())
+    places = matrix.places(classes)
+    density, rows, similarities = _densities(query.vector, matrix, classes, places)
+    nearest: list[int] = (-near).argsort(kind="stable")[:_MIDDLES].tolist()
+    spelled = max(float(part.centroids[own].dot(whole)) for part, own in _some(places, nearest))
+    middle = float(near[nearest[0]])
     if head is not None and (method == "head" or _speaks(learned, classes, near, density)):
         used: Method = "head"
         claim = claims[chosen].astype(np.float64)
     else:
         used = "instant"
-        near_middle = np.stack([matrix.centroid(at) for at in classes.tolist()]) @ whole
+        near_middle = np.stack([part.centroids[own] for part, own in places]) @ whole
         closest = density + near_middle
         order = np.sort(np.argsort(-closest, kind="stable")[:_LOCAL])
         classes, density = classes[order], density[order]
         rows, similarities = rows[order], similarities[order]
         claim = local_ridge(matrix, whole, classes)
     scores = _LOG_ODDS[used] * (claim + _DENSITY_WEIGHT[used] * density)
-    signals = (
-        spelled,
-        middle,
-        float(density.max()),
-        # Who is alone claims everything, which says nothing of the message.
-        float(claim.max()) if len(classes) > 1 else learned.gate[used].usual[3],
-    )
+    # Who is alone claims everything, which says nothing of the message.
+    claimed = max(claim.tolist()) if len(classes) > 1 else learned.gate[used].usual[3]
+    # A handful of numbers: plain ones are quicker than arrays of them.
+    signals = (spelled, middle, max(density.tolist()), claimed)
     return Measured(used, classes, scores, rows, similarities, signals)
 
 
@@ -277,28 +280,33 @@ def _speaks(learned: Learned, classes: Rows, near: Floats, density: Floats) -> b
     return bool(current[order].all())
 
 
+def _some(places: Places, chosen: Iterable[int]) -> Iterator[tuple[Block, int]]:
+    return (places[at] for at in chosen)
+
+
 def _densities(
-    vector: Floats, matrix: EvidenceMatrix, classes: Rows
+    vector: Floats, matrix: EvidenceMatrix, classes: Rows, places: Places
 ) -> tuple[Floats, Rows, Floats]:
     """Of each class: how dense its texts are around a message, the nearest of them, how near.
 
     A kernel density (Parzen, 1962) on the scale of a cosine: between the mean and the highest.
     """
-    parts = [matrix.part_of(at) for at in classes.tolist()]
-    counts = np.array([own.stop - own.start for _, own in parts])
-    begins = np.cumsum(counts) - counts
-    of = np.repeat(np.arange(len(classes)), counts)
-    near = np.concatenate([part.vectors[own] @ vector for part, own in parts])
-    weights = np.concatenate([part.weights[own] for part, own in parts])
+    texts = [part.texts[own] for part, own in places]
+    starts = matrix.starts[classes]
+    counts = matrix.starts[classes + 1] - starts
+    begins = counts.cumsum() - counts
+    near = np.concatenate([one.vectors.dot(vector) for one in texts])
+    weights = np.concatenate([one.weights for one in texts])
     highest = np.maximum.reduceat(near, begins)
-    apart = highest[of]
-    close = np.exp((near - apart) * np.float32(1 / _DENSITY_TEMPERATURE)) * weights
+    apart = highest.repeat(counts)
+    close = np.exp((near - apart) * _SHARPNESS)
+    close *= weights
     share = np.add.reduceat(close, begins) / matrix.masses[classes]
-    density = highest + np.float32(_DENSITY_TEMPERATURE) * np.log(share)
+    density = highest + _TEMPERATURE * np.log(share)
     # The first of each class that is as near as its nearest.
-    at_best = np.flatnonzero(near == apart)
-    best = at_best[np.searchsorted(at_best, begins)]
-    return density, best - begins + matrix.starts[classes], highest
+    at_best = (near == apart).nonzero()[0]
+    best = at_best[at_best.searchsorted(begins)]
+    return density, best - begins + starts, highest
 
 
 def rank(query: Query, learned: Learned, eligible: Mask | None = None) -> Ranking:
@@ -321,37 +329,41 @@ def ranking_of(measured: Measured, learned: Learned) -> Ranking:
     shares = probabilities(measured.scores, agents, calibration.temperature)
     sums: dict[int, float] = {}
     best: dict[int, int] = {}
-    for number, (at, share) in enumerate(zip(agents.tolist(), shares, strict=True)):
+    of: list[int] = agents.tolist()
+    for number, (at, share) in enumerate(zip(of, shares, strict=True)):
         sums[at] = sums.get(at, 0.0) + share
         if at not in best or share > shares[best[at]]:
             best[at] = number
-    ranked = tuple(
-        _ranked(matrix, measured, at, best[at], sums[at], shares[best[at]])
-        for at in sorted(sums, key=lambda at: (-sums[at], matrix.agents[at]))
-    )
-    possible = tuple(one.key for one in ranked if one.probability >= calibration.possible_at) or (
-        ranked[0].key,
-    )
+    classes: list[int] = measured.classes.tolist()
+    similarities: list[float] = measured.similarities.tolist()
+    own: list[int] = (measured.classes - matrix.first_of[agents]).tolist()
+    row: list[int] = (measured.rows - matrix.starts[measured.classes]).tolist()
+    ranked: list[Ranked] = []
+    # Agents are in order of their keys.
+    for at, sum in sorted(sums.items(), key=_likeliest):
+        number = best[at]
+        ranked.append(
+            Ranked(
+                matrix.agents[at],
+                min(1.0, sum),
+                matrix.classes[classes[number]].capability,
+                shares[number] / sum if sum else 0.0,
+                similarities[number],
+                matrix.parts[at].texts[own[number]].evidence[row[number]],
+            )
+        )
+    possible = [one.key for one in ranked if one.probability >= calibration.possible_at]
     score = gate.score(measured.signals)
     return Ranking(
-        ranked,
+        tuple(ranked),
         score,
         gate.least,
-        possible,
+        tuple(possible) or (ranked[0].key,),
         calibration.route_at,
         method,
         gate.share(score),
     )
 
 
-def _ranked(
-    matrix: EvidenceMatrix, measured: Measured, at: int, number: int, sum: float, share: float
-) -> Ranked:
-    return Ranked(
-        matrix.agents[at],
-        min(1.0, sum),
-        matrix.classes[int(measured.classes[number])].capability,
-        share / sum if sum else 0.0,
-        float(measured.similarities[number]),
-        matrix.said(int(measured.classes[number]), int(measured.rows[number])),
-    )
+def _likeliest(one: tuple[int, float]) -> tuple[float, int]:
+    return -one[1], one[0]

@@ -50,10 +50,10 @@ class Gate:
 
     def score(self, signals: Sequence[float]) -> float:
         """How usual a message is; 0 is as usual as they come on average, higher is more so."""
-        return sum(
-            (signal - usual) / spread
-            for signal, usual, spread in zip(signals, self.usual, self.spread, strict=True)
-        )
+        score = 0.0
+        for signal, usual, spread in zip(signals, self.usual, self.spread, strict=True):
+            score += (signal - usual) / spread
+        return score
 
     def share(self, score: float) -> float:
         """The share of messages in scope that are as unusual as this score, or more."""

@@ -1,6 +1,7 @@
 """The router on the bus: what is asked of it, and what it answers."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -85,9 +86,18 @@ class Router:
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         bus = self._bus
-        encoder = await asyncio.to_thread(load_encoder, threads=self._settings.router_threads)
+        settings = self._settings
+        encoder = await asyncio.to_thread(
+            load_encoder, threads=settings.router_threads, precision=settings.router_encoder
+        )
         if not encoder.semantic:
             logger.warning("routing by words, not by meaning: %s", encoder.reason)
+        elif encoder.reason:
+            logger.warning(
+                "LMOS_ROUTER_ENCODER=%s, but fp32 is used: %s",
+                settings.router_encoder,
+                encoder.reason,
+            )
         self._encoder = encoder
         self._embedder = Embedder(encoder)
         bus.spawn(self._embedder.run(), name="embedder")
@@ -129,6 +139,8 @@ class Router:
         bus.spawn(self._index.run(), name="index")
         if not await self._index.until_whole(within_s=READY_S):
             logger.warning("%d texts are yet to be embedded", self._index.waiting)
+        # What is known stays; to look through it for garbage again and again delays decisions.
+        gc.freeze()
         bus.spawn(self._index.learn(), name="learning")
         if self._model is not None:
             bus.spawn(self._check(self._model), name="language model")
@@ -244,6 +256,8 @@ class Router:
             training_s=round(progress.training_s, 3),
             trained_at=progress.trained_at,
             training_failed=progress.failed,
+            recalled=progress.recalled,
+            approximate_recall=round(progress.recall, 4),
             embedded=progress.embedded,
             kept=progress.kept,
             decided=dict(self._decider.outcomes),

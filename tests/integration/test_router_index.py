@@ -14,11 +14,12 @@ from lmos_mesh.directory import Directory
 from lmos_mesh_router import indexing, nearest
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import HashingEncoder
-from lmos_mesh_router.indexing import Index, View
+from lmos_mesh_router.indexing import Index
 from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import EMBEDDINGS, KeptVectors
 from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.training import TrainingFailed
+from lmos_mesh_router.view import View
 from tests.conftest import MemoryMesh
 from tests.integration.processes import until
 from tests.router_town import TENANT, Town

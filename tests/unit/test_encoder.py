@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from lmos_mesh import models
+from lmos_mesh.eight_bits import EIGHT_BITS_FILE, install_eight_bits
 from lmos_mesh_router.encoder import (
     Encoder,
     HashingEncoder,
@@ -306,6 +307,66 @@ def test_with_a_damaged_model_hashing_answers_and_says_what_to_do(
     monkeypatch.setenv("LMOS_MODELS_DIR", str(tmp_path))
 
     assert_hashing_because(load_encoder(), str(copy), "lmos models install --force")
+
+
+# With weights of eight bits
+
+
+@pytest.fixture(scope="module")
+def eight_bits(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model with both graphs."""
+    folder = tmp_path_factory.mktemp("eight") / models.MODEL_NAME
+    shutil.copytree(model_folder, folder)
+    said: list[str] = []
+    made = install_eight_bits(folder, say=said.append)
+    assert said[-1].endswith(str(folder))
+    assert install_eight_bits(folder, say=said.append) == made
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_with_eight_bits_vectors_are_nearly_the_same_under_another_fingerprint(
+    eight_bits: Path, minilm: MiniLmEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMOS_MODELS_DIR", str(eight_bits.parent))
+    texts = [text for pair in PARAPHRASES for text in pair]
+
+    encoder = load_encoder(precision="int8")
+
+    assert (encoder.name, encoder.semantic, encoder.reason) == ("all-MiniLM-L6-v2 (int8)", True, "")
+    assert encoder.fingerprint != minilm.fingerprint
+    assert encoder.fingerprint.replace("-", "").isalnum()
+    assert load_encoder().fingerprint == minilm.fingerprint
+    cosines = np.sum(encoder.encode(texts) * minilm.encode(texts), axis=1)
+    assert cosines.min() > 0.95
+    assert (eight_bits / EIGHT_BITS_FILE).stat().st_size < 30e6
+    assert models.model_faults(eight_bits) == []
+
+
+def test_where_it_was_not_made_the_model_itself_answers_and_says_how_to_make_it(
+    model_folder: Path, minilm: MiniLmEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMOS_MODELS_DIR", str(model_folder.parent))
+
+    encoder = load_encoder(precision="int8")
+
+    assert encoder.fingerprint == minilm.fingerprint
+    assert "lmos models install --int8" in encoder.reason
+
+
+def test_where_it_is_damaged_the_model_itself_answers_and_says_so(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / models.MODEL_NAME
+    shutil.copytree(model_folder, folder)
+    (folder / EIGHT_BITS_FILE).write_bytes(b"\xff" * 100)
+    monkeypatch.setenv("LMOS_MODELS_DIR", str(tmp_path))
+
+    encoder = load_encoder(precision="int8")
+
+    assert encoder.name == models.MODEL_NAME
+    assert EIGHT_BITS_FILE in encoder.reason
+    assert "lmos models install --int8 --force" in encoder.reason
 
 
 def test_a_models_folder_may_be_reached_through_a_link(

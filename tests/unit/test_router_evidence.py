@@ -12,6 +12,7 @@ from lmos_mesh_router.evidence import (
     Evidence,
     EvidenceMatrix,
     evidence_of,
+    most_telling_first,
 )
 from tests.router_fleets import DIMENSIONS, WORDS, fleet, key
 
@@ -39,6 +40,30 @@ def test_with_many_examples_only_the_name_itself_speaks_beside_them() -> None:
     said = evidence_of(billing, thing)
 
     assert [one.text for one in said if one.kind == "name"] == ["pay"]
+
+
+def test_one_text_of_each_capability_comes_first_and_phrases_last() -> None:
+    thing = thing_from(
+        {
+            "name": "x",
+            "description": "Helps people.",
+            "capabilities": [
+                {"id": "pay", "description": "Pays bills.", "examples": ["pay it", "pay now"]},
+                {"id": "told", "description": "Says what is owed."},
+                {"id": "bare"},
+            ],
+        }
+    )
+    said = evidence_of(billing, thing)
+
+    staged = most_telling_first(said)
+
+    assert sorted(one for _, one in staged) == sorted(said)
+    assert [stage for stage, _ in staged] == sorted(stage for stage, _ in staged)
+    by_stage = {at: {one.text for stage, one in staged if stage == at} for at in range(3)}
+    assert by_stage[0] == {"pay it", "Says what is owed.", "bare"}
+    assert by_stage[1] == {"pay now", "Pays bills.", "pay", "told"}
+    assert {"Helps people.", "I want to pay", "pay: Pays bills."} <= by_stage[2]
 
 
 def test_what_all_descriptions_begin_with_is_also_left_out() -> None:

@@ -50,8 +50,8 @@ async def test_a_vector_is_there_again_after_a_restart(store: KeyValue, mesh: Me
     await other.read(now=time.time())
 
     for text in texts:
-        assert np.array_equal(after.get(text), VECTOR)  # pyright: ignore[reportArgumentType]
-    assert after.get("something else") is None
+        assert np.array_equal(after.take(text), VECTOR)  # pyright: ignore[reportArgumentType]
+    assert after.take("something else") is None
     assert len(other) == 0
 
 
@@ -74,7 +74,25 @@ async def test_what_is_damaged_or_foreign_is_ignored(store: KeyValue, mesh: Mesh
     await after.read(now=time.time())
 
     assert len(after) == 1
-    assert after.get("whole") is not None
+    assert after.take("whole") is not None
+
+
+async def test_what_was_taken_is_read_once_more_for_whoever_asks_again(
+    store: KeyValue, mesh: Mesh
+) -> None:
+    before = KeptVectors(store, mesh.tenant, WIDTH)
+    before.put("a", VECTOR)
+    await write(before, store, f"{mesh.tenant}.*", 1)
+    after = KeptVectors(store, mesh.tenant, WIDTH)
+    await after.read(now=time.time())
+    assert after.take("a") is not None
+    assert after.take("a") is None
+
+    for kept in (before, after):
+        again = await kept.again(["a", "b"])
+
+        assert again.keys() == {"a"}
+        assert np.array_equal(again["a"], VECTOR)
 
 
 async def test_only_so_many_are_kept(store: KeyValue, mesh: Mesh) -> None:
@@ -83,7 +101,7 @@ async def test_only_so_many_are_kept(store: KeyValue, mesh: Mesh) -> None:
         kept.put(text, VECTOR)
 
     assert len(kept) == 2
-    assert kept.get("c") is None
+    assert kept.take("c") is None
 
 
 async def test_what_is_used_is_kept_for_longer(store: KeyValue, mesh: Mesh) -> None:
@@ -94,8 +112,8 @@ async def test_what_is_used_is_kept_for_longer(store: KeyValue, mesh: Mesh) -> N
 
     later = KeptVectors(store, mesh.tenant, WIDTH)
     await later.read(now=time.time() + 0.6 * KEPT_S)
-    assert later.get("a") is not None
-    assert later.get("a") is not None
+    assert later.take("a") is not None
+    assert later.take("a") is None
 
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         work = tasks.create_task(later.run())
