@@ -124,6 +124,8 @@ class Described:
         uid = str(deployment["metadata"].get("uid", ""))
         agent = self._agent(at)
         if agent is not None and self._asked.get(at) == (uid, outlook.revision):
+            # Said again: it may not have been written, or something was in the way meanwhile.
+            await self._condition(at, DESCRIBED, "")
             return
         body, wrong = await self._ask(deployment, outlook.url)
         if body is None:
@@ -177,7 +179,7 @@ class Described:
             logger.info("Deployment %s/%s: %s", *at, said)
             self._told[at] = said
             self._tell(deployment, normal=True, reason="Described", message=said)
-        await self._condition(at, "Described", "")
+        await self._condition(at, DESCRIBED, "")
         return True
 
     async def _withdraw(self, at: Named) -> None:
