@@ -166,8 +166,8 @@ def resolved(found: Any) -> bool:
 def condition(found: Any, name: str) -> dict[str, Any]:
     """The condition of that type; an empty one if there is none."""
     conditions = items(member(found, "status").get("conditions"))
-    found: list[dict[str, Any]] = [dict(one) for one in conditions if one["type"] == name]
-    return found[0] if found else {}
+    named: list[dict[str, Any]] = [dict(one) for one in conditions if one["type"] == name]
+    return named[0] if named else {}
 
 
 def required(town: Town) -> str:

@@ -14,8 +14,9 @@ from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, OURS, SERVICES, C
 from lmos_mesh_operator.kubernetes.deployments import Fault, Wait
 from lmos_mesh_operator.kubernetes.levels import Levels
 from lmos_mesh_operator.kubernetes.mirror import Mirror, Tell
-from lmos_mesh_operator.kubernetes.mirroring import DESCRIBED, Seen, condition, normal_status
+from lmos_mesh_operator.kubernetes.mirroring import DESCRIBED, Seen
 from lmos_mesh_operator.kubernetes.objects import labels, metadata
+from lmos_mesh_operator.kubernetes.statuses import condition, normal_status
 
 logger = logging.getLogger(__name__)
 
