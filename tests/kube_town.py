@@ -165,9 +165,9 @@ def resolved(found: Any) -> bool:
 
 def condition(found: Any, name: str) -> dict[str, Any]:
     """The condition of that type; an empty one if there is none."""
-    empty: dict[str, Any] = {}
     conditions = items(member(found, "status").get("conditions"))
-    return next((dict(one) for one in conditions if one["type"] == name), empty)
+    named: list[dict[str, Any]] = [dict(one) for one in conditions if one["type"] == name]
+    return named[0] if named else {}
 
 
 def required(town: Town) -> str:

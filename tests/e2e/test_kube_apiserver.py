@@ -21,7 +21,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from lmos_mesh.bus import Bus, route
+from lmos_mesh.bus import Bus
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
@@ -39,7 +39,6 @@ from lmos_mesh_operator.kubernetes.cluster import (
     Cluster,
     connected,
 )
-from lmos_mesh_operator.kubernetes.steering import KubernetesSteering
 from tests.conftest import NatsMesh, StartServer, new_name
 from tests.e2e.kube.control_plane import binaries, control_plane, fake_kubelet, missing
 from tests.integration.processes import Deployment
@@ -360,7 +359,7 @@ def deployment(site: Site, name: str, **labels: str) -> dict[str, Any]:
 
 
 async def test_a_deployment_becomes_an_agent_when_its_pods_are_ready_and_is_scaled(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
 ):
     described = {
         "id": "x",
@@ -396,29 +395,26 @@ async def test_a_deployment_becomes_an_agent_when_its_pods_are_ready_and_is_scal
         await site.cluster.post(OURS["Channel"], site.named(channel()))
         await site.until(OURS["Channel"], "web", resolved)
 
-        async with as_user(monkeypatch, site.account):
-            steering = KubernetesSteering(site.bus, namespaces=[site.namespace])
-            await site.bus.serve("operator-of-a-test", [route(STEER_AGENT, steering.steer)])
-            await steered(site, steering, "scale", 3)
-            await site.until(
-                DEPLOYMENTS, "billing", lambda o: o["status"].get("availableReplicas") == 3
-            )
-            await steered(site, steering, "restart")
-            await site.until(
-                DEPLOYMENTS,
-                "billing",
-                lambda o: (
-                    o["status"].get("observedGeneration") == 3
-                    and o["status"].get("updatedReplicas") == 3
-                    and o["status"].get("replicas") == 3
-                ),
-            )
-            await steered(site, steering, "stop")
-            await site.until(DEPLOYMENTS, "billing", lambda o: not o["status"].get("replicas"))
-            await steered(site, steering, "start")
-            await site.until(
-                DEPLOYMENTS, "billing", lambda o: o["status"].get("availableReplicas") == 3
-            )
+        await steered(site, "scale", 3)
+        await site.until(
+            DEPLOYMENTS, "billing", lambda o: o["status"].get("availableReplicas") == 3
+        )
+        await steered(site, "restart")
+        await site.until(
+            DEPLOYMENTS,
+            "billing",
+            lambda o: (
+                o["status"].get("observedGeneration") == 3
+                and o["status"].get("updatedReplicas") == 3
+                and o["status"].get("replicas") == 3
+            ),
+        )
+        await steered(site, "stop")
+        await site.until(DEPLOYMENTS, "billing", lambda o: not o["status"].get("replicas"))
+        await steered(site, "start")
+        await site.until(
+            DEPLOYMENTS, "billing", lambda o: o["status"].get("availableReplicas") == 3
+        )
 
         await site.cluster.delete(DEPLOYMENTS, site.namespace, "billing")
         await site.until(OURS["Agent"], "billing", lambda o: o is None)
@@ -427,14 +423,10 @@ async def test_a_deployment_becomes_an_agent_when_its_pods_are_ready_and_is_scal
         )
 
 
-async def steered(
-    site: Site, steering: KubernetesSteering, action: Any, instances: int | None = None
-) -> None:
-    class _Call:
-        tenant = site.bus.tenant
-
+async def steered(site: Site, action: Any, instances: int | None = None) -> None:
     request = SteerAgent(agent="billing", action=action, instances=instances)
-    await steering.steer(request, _Call())  # type: ignore[arg-type]
+    said = await site.bus.call(STEER_AGENT, request)
+    assert said.where == (f"Deployment {site.namespace}/billing",)
 
 
 async def test_the_second_operator_goes_on_when_the_first_is_killed(site: Site):

@@ -202,6 +202,10 @@ async def test_an_agent_that_cannot_be_described_any_more_keeps_what_it_said_and
         found = await town.until(
             "Agent", "billing", lambda o: condition(o, "Described").get("status") == "False"
         )
+        await town.cluster.delete(SERVICES, "default", "second")
+        await town.until(
+            "Agent", "billing", lambda o: condition(o, "Described").get("status") == "True"
+        )
 
     assert "2 do" in condition(found, "Described")["message"]
     assert found["spec"]["providedCapabilities"]

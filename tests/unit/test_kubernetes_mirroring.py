@@ -28,6 +28,7 @@ from lmos_mesh_operator.kubernetes.mirroring import (
     show,
 )
 from lmos_mesh_operator.kubernetes.showing import object_of, shown_agent
+from lmos_mesh_operator.kubernetes.statuses import condition
 
 KEY = ResourceKey("Channel", "default", "web")
 PLACE = Place(store="s1", tenant="demo", now="2026-01-01T00:00:00Z")
@@ -304,10 +305,10 @@ def test_what_cannot_be_read_is_refused_and_the_good_one_stays():
     told = mirror(Seen(key=KEY, body=body), kept, PLACE)
     assert isinstance(told, Put)
     assert told.status
-    condition = mirroring.condition(told.body["status"], "Accepted")
-    assert condition is not None
-    assert condition["status"] == "False"
-    assert "/spec/requiredCapabilities/0/version" in condition["message"]
+    accepted = condition(told.body["status"], "Accepted")
+    assert accepted is not None
+    assert accepted["status"] == "False"
+    assert "/spec/requiredCapabilities/0/version" in accepted["message"]
     # Told once; afterwards it only is an event, which its reader may have heard already.
     assert isinstance(mirror(Seen(key=KEY, body=told.body), kept, PLACE), Refuse)
 

@@ -12,8 +12,8 @@ from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import shown
 from lmos_mesh.resources import API_VERSION, DEFAULT_SUBSET, SUBSET_LABEL, TENANT_LABEL
 from lmos_mesh.wrong_fields import told
-from lmos_mesh_operator.kubernetes.mirroring import lean
 from lmos_mesh_operator.kubernetes.objects import items, labels, members, metadata
+from lmos_mesh_operator.kubernetes.statuses import lean
 
 AGENT_LABEL = "lmos-agent"
 NAME_LABEL = "lmos.eclipse/agent"

@@ -14,8 +14,9 @@ from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, OURS, SERVICES, C
 from lmos_mesh_operator.kubernetes.deployments import Fault, Wait
 from lmos_mesh_operator.kubernetes.levels import Levels
 from lmos_mesh_operator.kubernetes.mirror import Mirror, Tell
-from lmos_mesh_operator.kubernetes.mirroring import DESCRIBED, Seen, condition, normal_status
+from lmos_mesh_operator.kubernetes.mirroring import DESCRIBED, Seen
 from lmos_mesh_operator.kubernetes.objects import labels, metadata
+from lmos_mesh_operator.kubernetes.statuses import condition, normal_status
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,8 @@ class Described:
         uid = str(deployment["metadata"].get("uid", ""))
         agent = self._agent(at)
         if agent is not None and self._asked.get(at) == (uid, outlook.revision):
+            # Said again: it may not have been written, or something was in the way meanwhile.
+            await self._condition(at, DESCRIBED, "")
             return
         body, wrong = await self._ask(deployment, outlook.url)
         if body is None:
@@ -177,7 +180,7 @@ class Described:
             logger.info("Deployment %s/%s: %s", *at, said)
             self._told[at] = said
             self._tell(deployment, normal=True, reason="Described", message=said)
-        await self._condition(at, "Described", "")
+        await self._condition(at, DESCRIBED, "")
         return True
 
     async def _withdraw(self, at: Named) -> None:

@@ -12,22 +12,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
-from pydantic import BaseModel, ValidationError
-
 from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import Kept, ResourceKey, shown
 from lmos_mesh.resources import (
     API_VERSION,
-    KINDS,
     TENANT_LABEL,
     Agent,
     Channel,
-    ChannelRollout,
     ChannelRouting,
     Resource,
 )
 from lmos_mesh.wrong_fields import told
-from lmos_mesh_operator.kubernetes.objects import annotations, items, labels, members, metadata
+from lmos_mesh_operator.kubernetes.objects import annotations, labels, members, metadata
+from lmos_mesh_operator.kubernetes.statuses import as_of, condition, copied, lean, normal_status
 
 MIRRORED = "lmos.eclipse/mirrored"
 """The annotation of a cluster object: what it, the store, said when they were last alike."""
@@ -289,7 +286,7 @@ def show(seen: Seen | None, wanted: Shown | None, place: Place) -> Step | None:
         return Put(body=body, of_mesh=True)
     if isinstance(wanted.resource, Agent):
         status = shown(wanted.resource).get("status", {})
-        return _status_of(seen, _as_of(status, 0, seen.generation))
+        return _status_of(seen, as_of(status, 0, seen.generation))
     return None
 
 
@@ -330,7 +327,7 @@ def said_by(resource: Resource) -> str:
 
 def remembering(seen: Seen, memory: Memory) -> dict[str, Any]:
     """An object that remembers what was said on either side."""
-    body = _copy(seen.body)
+    body = copied(seen.body)
     body["metadata"].setdefault("annotations", {})[MIRRORED] = str(memory)
     return body
 
@@ -346,7 +343,7 @@ def _farewell(seen: Seen, kept: Kept | None, place: Place) -> Step | None:
         )
         if ours:
             return Forget(kept=kept, tenant=tenant_of(kept.resource, place.tenant))
-    body = _copy(seen.body)
+    body = copied(seen.body)
     body["metadata"]["finalizers"] = [one for one in seen.finalizers if one != FINALIZER]
     return Put(body=body)
 
@@ -404,7 +401,7 @@ def _rewritten(seen: Seen, resource: Resource, place: Place) -> dict[str, Any]:
 
 
 def _adopted(seen: Seen) -> dict[str, Any]:
-    body = _copy(seen.body)
+    body = copied(seen.body)
     body["metadata"]["finalizers"] = [*seen.finalizers, FINALIZER]
     return body
 
@@ -428,9 +425,9 @@ def _status(seen: Seen, kept: Kept | None, refusal: str, place: Place) -> dict[s
         generation = kept.resource.metadata.generation
         # Whatever was observed, it was not what was refused.
         reached = max(0, seen.generation - 1) if refusal else seen.generation
-        status = _as_of(status, generation, reached)
+        status = as_of(status, generation, reached)
     else:
-        status = _copy(members(seen.body.get("status")))
+        status = copied(members(seen.body.get("status")))
     accepted: dict[str, Any] = {
         "type": ACCEPTED,
         "status": "False" if refusal else "True",
@@ -445,73 +442,19 @@ def _status(seen: Seen, kept: Kept | None, refusal: str, place: Place) -> dict[s
         accepted["lastTransitionTime"] = known.get("lastTransitionTime", place.now)
     own = [accepted]
     if (described := condition(before, DESCRIBED)) is not None:
-        own.insert(0, _copy(described))
+        own.insert(0, copied(described))
     of_store = [one for one in status.get("conditions", ()) if one.get("type") not in _CLUSTERS]
     return {**status, "conditions": [*of_store, *own]}
-
-
-def _as_of(status: Mapping[str, Any], generation: int, reached: int) -> dict[str, Any]:
-    """A status of the store in the generations of the cluster, which counts them itself."""
-    translated = _copy(status)
-    for one in (translated, *translated.get("conditions", ())):
-        if "observedGeneration" in one:
-            is_latest = one["observedGeneration"] >= generation
-            one["observedGeneration"] = reached if is_latest else max(0, reached - 1)
-    return translated
 
 
 def _status_of(seen: Seen, status: Mapping[str, Any]) -> Put | None:
     wanted = normal_status(seen.key.kind, status)
     if normal_status(seen.key.kind, members(seen.body.get("status"))) == wanted:
         return None
-    return Put(body={**_copy(seen.body), "status": wanted}, status=True)
-
-
-def normal_status(kind: str, status: Mapping[str, Any]) -> dict[str, Any]:
-    """A status with what goes without saying, and without what is empty."""
-    part = _STATUSES.get(kind)
-    if part is None:
-        return dict(status)
-    try:
-        read = part.model_validate({**_EMPTY[kind], "status": dict(status)})
-    except ValidationError:
-        return dict(status)
-    found: dict[str, Any] = lean(getattr(read, "status", None))
-    return found
-
-
-def lean(value: Any) -> Any:
-    """A part of a resource as JSON, without members that are empty, as nobody would write them.
-
-    Some API servers take an empty text for none, which a definition then refuses.
-    """
-    if isinstance(value, BaseModel):
-        return {
-            field.alias or name: lean(said)
-            for name, field in type(value).model_fields.items()
-            if (said := getattr(value, name)) is not None
-            and (field.is_required() or said or not isinstance(said, str | tuple | dict))
-        }
-    if isinstance(value, tuple):
-        return [lean(one) for one in cast("tuple[Any, ...]", value)]
-    if isinstance(value, dict):
-        return {name: lean(one) for name, one in cast("dict[str, Any]", value).items()}
-    return value
+    return Put(body={**copied(seen.body), "status": wanted}, status=True)
 
 
 _CLUSTERS = frozenset({ACCEPTED, DESCRIBED})
-_STATUSES: dict[str, type[Resource]] = {
-    name: KINDS[name] for name in (Agent.__name__, Channel.__name__, ChannelRollout.__name__)
-}
-_CHANNELS = {"canaryChannel": {"name": "a"}, "stableChannel": {"name": "b"}}
-_EMPTY: dict[str, dict[str, Any]] = {
-    "Agent": {"metadata": {"name": "n"}, "spec": {}},
-    "Channel": {"metadata": {"name": "n"}, "spec": {"requiredCapabilities": []}},
-    "ChannelRollout": {
-        "metadata": {"name": "n"},
-        "spec": {"strategy": {"canary": _CHANNELS}},
-    },
-}
 
 
 def routing_shown(kept: Kept | None, channel: Seen | None) -> Shown | None:
@@ -528,15 +471,6 @@ def routing_shown(kept: Kept | None, channel: Seen | None) -> Shown | None:
         "blockOwnerDeletion": False,
     }
     return Shown(resource=kept.resource, owner=owner)
-
-
-def condition(status: Mapping[str, Any], type: str) -> Mapping[str, Any] | None:
-    """The condition of that type; None if there is none."""
-    return next((one for one in items(status.get("conditions")) if one.get("type") == type), None)
-
-
-def _copy(value: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(value))
 
 
 def _hash(value: Any) -> str:
