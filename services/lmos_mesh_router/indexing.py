@@ -53,6 +53,7 @@ PATIENCE_S = 10.0
 _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
 _FEW_JOIN = 8
+_REST_OF_FEW_S = 0.1
 _MOST_FIRST = 64
 """Texts at a time of those without which an agent is not chosen."""
 _MOST_VIEWS = 256
@@ -345,9 +346,12 @@ class Index:
             whole = all(one.stage > LAST_STAGE for one in state.pending.values())
             # What is new to the index waits for no more than a moment; what adds to it can.
             new = any(one.shown < 0 for one in ready.values())
-            # While many join, most of the time is for embedding them.
-            share = _SHARE_OF_SHOWING if len(state.pending) > _FEW_JOIN else 1
-            rest_s = max(_SHOWN_EVERY_S, share * state.took_s)
+            # While many join, most of the time is for embedding them. To show a few takes no
+            # longer because it took long to show thousands.
+            rest_s = _SHARE_OF_SHOWING * state.took_s
+            if len(state.pending) <= _FEW_JOIN:
+                rest_s = min(rest_s, _REST_OF_FEW_S)
+            rest_s = max(_SHOWN_EVERY_S, rest_s)
             if ready and (whole or (new and time.monotonic() - state.shown_s >= rest_s)):
                 await self._show(state, ready)
 

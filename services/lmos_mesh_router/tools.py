@@ -41,6 +41,7 @@ NOBODY = "none"
 _PAGE = 1000
 _AT_A_TIME = 64
 _MOST_NAMED = 20
+_WHOLE_S = 10.0
 
 
 class Sight(Protocol):
@@ -66,6 +67,10 @@ class Knowledge(Protocol):
 
     async def queries(self, texts: Sequence[str]) -> list[Query]:
         """Messages as vectors."""
+        ...
+
+    async def until_whole(self, *, within_s: float) -> bool:
+        """Wait until all that is registered is known; False if it took too long."""
         ...
 
 
@@ -124,6 +129,8 @@ class Tools:
             if (request.subset is None or key.subset == request.subset)
             and (request.channel is None or thing.serves(request.channel))
         }
+        # An agent can be chosen before all of its examples are known, which are what is looked at.
+        await self._index.until_whole(within_s=_WHOLE_S)
         learned = self._index.view(call.tenant, request.channel or "", "").learned
         async with self._one_at_a_time:
             found = await apart(lint, learned, things)
@@ -158,6 +165,7 @@ class Tools:
             gone = await self._fits.forget(tenant, channel) if request.keep else False
             said = "forgotten" if gone else f"nothing is kept for channel {channel!r}"
             return Fitted(kept=gone, encoder=self._encoder.name, notes=(said,))
+        await self._index.until_whole(within_s=_WHOLE_S)
         sight = self._index.view(tenant, channel, request.subset)
         matrix = sight.learned.matrix
         place = _places(matrix, sight.eligible)

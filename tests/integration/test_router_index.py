@@ -3,21 +3,26 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lmos_mesh.directory import Directory
+from lmos_mesh.messages import LINT_EXAMPLES, LintExamples
 from lmos_mesh_router import indexing, nearest
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import HashingEncoder
+from lmos_mesh_router.fits import Fits
 from lmos_mesh_router.indexing import Index
 from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import EMBEDDINGS, KeptVectors
 from lmos_mesh_router.ranking import Ranking
+from lmos_mesh_router.service import FEEDBACK
+from lmos_mesh_router.tools import Tools
 from lmos_mesh_router.training import TrainingFailed
 from lmos_mesh_router.view import View
 from tests.conftest import MemoryMesh
@@ -55,10 +60,20 @@ def record(agent: int, capabilities: int = 3, examples: int = 4, **more: Any) ->
     }
 
 
+class Slow(Spelling):
+    """Takes its time for each batch."""
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        time.sleep(0.1)
+        return super().encode(texts)
+
+
 @asynccontextmanager
-async def replica(mesh: MemoryMesh, *, learns: bool = False) -> AsyncGenerator[Index]:
+async def replica(
+    mesh: MemoryMesh, *, learns: bool = False, encoder: Spelling | None = None
+) -> AsyncGenerator[Index]:
     async with mesh.bus() as bus:
-        encoder = Spelling()
+        encoder = encoder or Spelling()
         embedder = Embedder(encoder)
         bus.spawn(embedder.run())
         store = bus.transport.key_value(EMBEDDINGS)
@@ -123,6 +138,33 @@ async def test_who_joins_changes_or_leaves_is_decided_for_at_once(
 async def is_gone(index: Index, name: str) -> bool:
     found = await ranked(index, "zephyr quartz")
     return name not in {one.key.name for one in found.ranked}
+
+
+async def test_lint_looks_at_all_examples_also_of_an_agent_that_has_just_come(
+    memory_mesh: MemoryMesh, town: Town
+) -> None:
+    encoder = Slow()
+    async with replica(memory_mesh, encoder=encoder) as index, memory_mesh.bus() as bus:
+        directory = Directory(bus)
+        await directory.follow()
+        tools = Tools(
+            index=index,
+            directory=directory,
+            fits=Fits(bus, encoder.fingerprint),
+            encoder=encoder,
+            threshold=0.5,
+            in_scope=0.05,
+            feedback=bus.transport.stream(FEEDBACK),
+            keeps_feedback=False,
+        )
+        await join_all(town, range(2))
+        # Its first examples are known by then, the others are not.
+        await until(is_first, index, says(1, 1, 0), "a1/c1", within_s=SOON_S)
+        await bus.serve("router", tools.routes())
+
+        found = await town.bus.call(LINT_EXAMPLES, LintExamples(), tenant=TENANT, timeout_s=30)
+
+    assert (found.agents, found.examples) == (2, 2 * 3 * 4)
 
 
 async def test_only_the_living_of_a_channel_and_subset_are_candidates(
