@@ -236,6 +236,27 @@ async def test_what_is_somebody_elses_is_refused_and_not_seen(mesh: Mesh):
         assert listed.total == 0
 
 
+async def test_what_a_tenant_declares_is_its_own(mesh: Mesh):
+    told = {
+        "apiVersion": "lmos.eclipse/v1",
+        "kind": "Agent",
+        "metadata": {"name": new_name("billing")},
+        "spec": {"providedCapabilities": []},
+    }
+    name = told["metadata"]["name"]
+    async with town(mesh) as (here, _), mesh.bus(tenant=new_name("other")) as elsewhere:
+        applied = await here.apply(told)
+
+        assert applied.after is not None
+        assert applied.after["metadata"]["labels"] == {"tenant": mesh.tenant}
+        with pytest.raises(Conflict, match="another tenant's"):
+            await Town(elsewhere).apply(told)
+        with pytest.raises(NotFound):
+            await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ag", name=name))
+        with pytest.raises(NotFound):
+            await elsewhere.call(GET_RESOURCE, GetResource(kind="ag", name=name))
+
+
 async def test_one_place_has_one_channel(mesh: Mesh):
     first, second = new_name("one"), new_name("two")
     async with town(mesh) as (here, applied):
