@@ -189,6 +189,7 @@ async def test_applying_says_what_became_of_it(mesh: Mesh):
         ]
         assert created.after["metadata"]["labels"]["tenant"] == mesh.tenant
         assert any("`tenant`" in note for note in created.notes)
+        assert not any("`tenant`" in note for note in again.notes)
         assert any("was open" in note for note in created.notes)
         assert any("nobody provides 'view-bill'" in note for note in created.notes)
         assert created.after["metadata"]["generation"] == 1
