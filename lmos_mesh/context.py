@@ -133,10 +133,11 @@ class Context:
     def mesh(self) -> Mesh:
         """The agent's tenant of the mesh: who else is there, and what they answer.
 
-        What is asked there keeps the deadline of the request, and what is watched ends with it.
+        What is asked there is asked on the channel of the request and keeps its deadline, and
+        what is watched ends with it.
         """
         if self._mesh is None:
-            self._mesh = self._presence.mesh.part()
+            self._mesh = self._presence.mesh.part(channel=self.channel)
         return self._mesh
 
     async def ask(
@@ -161,7 +162,8 @@ class Context:
             "store": False,
         }
         if said.channel:
-            known |= {"channel": said.channel, "subset": said.subset or None}
+            own = agent.subset if isinstance(agent, FoundThing) else said.subset
+            known |= {"channel": said.channel, "subset": own or None}
         return await self.mesh.ask(message, agent=agent, **(known | more))
 
     def hand_over(

@@ -36,13 +36,19 @@ class Mesh:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+        self._channel = ""
         self._feed = ChangeFeed(bus)
         self._watches: set[Watch] = set()
         self._closed = False
 
-    def part(self) -> "Mesh":
-        """The same way in, whose watches end by themselves when this part is closed."""
+    def part(self, *, channel: str = "") -> "Mesh":
+        """The same way in, whose watches end by themselves when this part is closed.
+
+        Args:
+            channel: Where this part asks unless told otherwise.
+        """
         part = Mesh(self.bus)
+        part._channel = channel
         part._feed = self._feed
         return part
 
@@ -111,6 +117,8 @@ class Mesh:
         if isinstance(agent, FoundThing):
             more.setdefault("subset", agent.subset)
             agent = agent.name
+        if self._channel:
+            more.setdefault("channel", self._channel)
         return converse(self.bus, Converse(message=message, agent=agent, **more))
 
     async def find(

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from typing import Any
 
 from rich.console import Group
@@ -141,8 +142,17 @@ def history(
         if kind == "Channel"
         else f"lmos describe rollout/{own} --revision N shows one of them"
     )
-    print_table(Group(history_table(found, active=active), Text(more, "dim")))
+    shown, current = (found, active) if kind == "Channel" else stages(found)
+    print_table(Group(history_table(shown, active=current), Text(more, "dim")))
     return 0
+
+
+def stages(found: ResourceHistory) -> tuple[ResourceHistory, int]:
+    """What a rollout went through, each stage once and as it began; and which is the latest."""
+    # It is written at every look, and most looks change nothing that is shown.
+    runs = (list(run) for _, run in groupby(found.versions, key=lambda one: one.summary))
+    began = tuple(run[-1] for run in runs)
+    return found.model_copy(update={"versions": began}), began[0].revision if began else 0
 
 
 def restore(

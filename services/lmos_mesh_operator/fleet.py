@@ -6,16 +6,13 @@ from typing import TypeVar
 
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
-from lmos_mesh.resources import Agent, ProvidedCapability
+from lmos_mesh.resources import SHARED, Agent, ProvidedCapability
 from lmos_mesh.things import ANY_CHANNEL, Capability, Thing
 from lmos_mesh.wiring import host_of
 from lmos_mesh_operator.resolving import Candidate, Offer, term
 
 ListT = TypeVar("ListT", bound=Hashable)
 KeyT = TypeVar("KeyT", bound=Hashable)
-
-SHARED = "shared"
-"""The tenant whose agents serve those that they support."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +34,20 @@ class Touched:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
+    """An agent.
+
+    Attributes:
+        owner: Of a declared one, the tenant whose channels alone it is for; None for anybody's.
+    """
+
     candidate: Candidate
     words: frozenset[str]
     instances: int = 0
+    owner: str | None = None
+
+    def counts_for(self, tenant: str) -> bool:
+        """Whether what it declares concerns the channels of a tenant."""
+        return self.owner in (None, tenant)
 
 
 class Fleet:
@@ -89,7 +97,8 @@ class Fleet:
         after: _Member | None = None
         if agent is not None:
             candidate = _declared(agent)
-            after = self._declared[key] = _Member(candidate, _words(candidate))
+            owner = owner_of(agent)
+            after = self._declared[key] = _Member(candidate, _words(candidate), owner=owner)
             self._declared_called.setdefault(key.name, set()).add(key)
             for word in after.words:
                 self._declared_offering.setdefault((key.namespace, word), set()).add(key)
@@ -99,7 +108,7 @@ class Fleet:
             return None
         namesakes = [self._things[one] for one in self._called.get(key.name, ())]
         return Touched(
-            tenant=None,
+            tenant=_only({one.owner for one in (before, after) if one is not None}),
             namespace=key.namespace,
             words=_all_words(before, after, *namesakes),
             name=key.name,
@@ -127,12 +136,12 @@ class Fleet:
             things |= {key for key in called if key.tenant in (tenant, SHARED)}
             named = self._declared_called.get(name, _NO_AGENTS)
             declared |= {key for key in named if key.namespace == namespace}
-        found = [self._narrowed(key, namespace) for key in things]
+        found = [self._narrowed(key, tenant, namespace) for key in things]
         # What the registry says of an agent counts, also that it cannot do what was declared.
         found += [
             self._declared[key].candidate
             for key in declared
-            if not self._is_registered(key, tenant)
+            if self._declared[key].counts_for(tenant) and not self._is_registered(key, tenant)
         ]
         return found
 
@@ -153,9 +162,11 @@ class Fleet:
             if key.subset == subset and (not tenants or key.tenant in (*tenants, SHARED))
         )
 
-    def _narrowed(self, key: ThingKey, namespace: str) -> Candidate:
+    def _narrowed(self, key: ThingKey, tenant: str, namespace: str) -> Candidate:
         one = self._things[key].candidate
         for declared in self._declared_called.get(key.name, ()):
+            if not self._declared[declared].counts_for(tenant):
+                continue
             said = self._declared[declared].candidate
             if declared.namespace == namespace and said.subset == one.subset:
                 one = replace(
@@ -193,8 +204,9 @@ def _registered(key: ThingKey, thing: Thing, *, live: bool) -> Candidate:
 
 
 def _declared(agent: Agent) -> Candidate:
-    """An agent as LMOS has it: no tenants are any, no channels are none."""
+    """An agent as LMOS has it: no channels are none, no tenants any whom it may be for."""
     metadata, spec = agent.metadata, agent.spec
+    owner = owner_of(agent)
     everywhere = ANY_CHANNEL in spec.supported_channels
     return Candidate(
         name=metadata.name,
@@ -203,11 +215,20 @@ def _declared(agent: Agent) -> Candidate:
         id=spec.id or metadata.name,
         description=spec.description,
         offers=tuple(_offer(one) for one in spec.provided_capabilities),
-        tenants=frozenset(spec.supported_tenants) or None,
+        tenants=frozenset({owner}) if owner else frozenset(spec.supported_tenants) or None,
         channels=None if everywhere else frozenset(spec.supported_channels),
         live=False,
         declared=True,
     )
+
+
+def owner_of(agent: Agent) -> str | None:
+    """The tenant that has applied it, and whose channels alone it is for; None for anybody's."""
+    return agent.tenant if agent.tenant not in ("", SHARED) else None
+
+
+def _only(tenants: set[str | None]) -> str | None:
+    return tenants.pop() if len(tenants) == 1 else None
 
 
 def _offer(one: Capability | ProvidedCapability) -> Offer:
@@ -231,7 +252,7 @@ def _all_words(*members: _Member | None) -> frozenset[str]:
 def _same(before: _Member | None, after: _Member | None) -> bool:
     if before is None or after is None:
         return before is after
-    return before.candidate == after.candidate
+    return before.candidate == after.candidate and before.owner == after.owner
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

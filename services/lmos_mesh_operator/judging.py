@@ -179,7 +179,7 @@ def _judge_share(check: Check, canary: Sample, stable: Sample, terms: _Terms) ->
         if p <= terms.level:
             return _failed(known, p, f"{said}, {check.most:g} % is the most")
     p = share_worse(count, of, stable_count, stable_of, points=points)
-    than = f"{said}, and {_shown(known.stable)} % of stable's"
+    than = f"{said}, and {_shown(known.stable)} % of stable's" if stable_of else said
     if p <= terms.level:
         return _failed(known, p, f"{than}: worse by more than {points:g} points")
     return _not_failed(known, p, than)
@@ -210,7 +210,7 @@ def _judge_figures(check: Check, canary: Sample, stable: Sample, terms: _Terms) 
             return _failed(known, p, f"{said}, {check.most:g} is the most")
     factor = FACTOR if check.margin is None else check.margin
     p = figures_worse(of, stable_of, factor=factor, higher=check.better == "higher")
-    than = f"{said}, and stable's {_shown(known.stable)}"
+    than = f"{said}, and stable's {_shown(known.stable)}" if stable_of else said
     if p <= terms.level:
         return _failed(known, p, f"{than}: worse by more than a factor of {max(factor, 1.0):g}")
     return _not_failed(known, p, than)

@@ -136,7 +136,8 @@ class Keeping:
                 notes=tuple(notes),
             )
             if rules.is_same(after, before):
-                return said.model_copy(update={"what": "unchanged"})
+                told = tuple(notes[len(filled) :])  # what was filled in, was so before
+                return said.model_copy(update={"what": "unchanged", "notes": told})
             if request.dry_run:
                 return said
             try:

@@ -6,7 +6,7 @@ from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey
 from lmos_mesh.resources import Agent, Channel, ChannelRouting, ChannelSpec
 from lmos_mesh.things import Thing
-from lmos_mesh_operator.fleet import Fleet, Touched
+from lmos_mesh_operator.fleet import Fleet, Touched, owner_of
 from lmos_mesh_operator.reconcile import (
     Action,
     key_of_channel,
@@ -97,7 +97,8 @@ class Planner:
             kept = self._index.kept(key)
             if key.kind == Agent.__name__:
                 if kept is not None and isinstance(kept.resource, Agent):
-                    tenants = kept.resource.spec.supported_tenants
+                    owner = owner_of(kept.resource)
+                    tenants = (owner,) if owner else kept.resource.spec.supported_tenants
                     count = self.fleet.instances(key.name, kept.resource.subset, tenants)
                     found += reconcile_agent(kept, count)
                 continue

@@ -260,6 +260,18 @@ def _distance(version: Version, named: Version) -> tuple[int, int, int, bool]:
     return major, minor, patch, version.prerelease != named.prerelease
 
 
+@lru_cache(maxsize=1 << 16)
+def _apart(wanted: str, said: str) -> tuple[int, ...]:
+    """How far a version is from those that a range names, to say who is nearest."""
+    try:
+        admitted, version = Range.parse(wanted), Version.parse(said)
+    except BadVersion:
+        return ()
+    if admitted.admits(version):
+        return ()
+    return min((_distance(version, named) for named in anchors(admitted)), default=())
+
+
 def _wire(wanted: RequiredCapability, one: Candidate, offer: Offer) -> WiredCapability:
     return WiredCapability(
         id=offer.id,
@@ -287,7 +299,7 @@ def _unresolved(
 ) -> Unresolved:
     words = words_of(wanted)
     alike = {term(word) for word in words}
-    near: list[tuple[int, NearMiss]] = []
+    near: list[tuple[tuple[Any, ...], NearMiss]] = []
     for one in candidates:
         offers = [o for o in one.offers if term(o.id) in alike or term(o.name) in alike]
         told = [(_faults(wanted, words, place, one, offer), offer) for offer in offers]
@@ -296,7 +308,7 @@ def _unresolved(
         faults, offer = min(told, key=lambda pair: (len(pair[0]), pair[1].said, pair[1].name))
         near.append(
             (
-                len(faults),
+                (len(faults), _apart(wanted.version, offer.said)),
                 NearMiss(
                     agent=one.name,
                     subset=one.subset,

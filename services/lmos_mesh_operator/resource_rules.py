@@ -8,6 +8,7 @@ from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey, key_of
 from lmos_mesh.resources import (
     DEFAULT_SUBSET,
+    SHARED,
     SUBSET_LABEL,
     TENANT_LABEL,
     Agent,
@@ -40,12 +41,11 @@ def admitted(value: Mapping[str, Any], tenant: str) -> tuple[Resource, tuple[str
         )
     if len(key_of(resource).token) > _KEY_BYTES:
         raise InvalidMessage("/metadata/name: is too long", field="/metadata/name")
-    if isinstance(resource, Agent):
+    if isinstance(resource, Agent) and tenant != SHARED:
         tenants = resource.spec.supported_tenants
         if tenants and tenant not in tenants:
             said = f"does not name tenant {tenant!r}, who applies it"
             raise _refused(value, [{"field": "/spec/supportedTenants", "description": said}])
-        return resource, ()
     if not resource.tenant:
         labels = {**resource.metadata.labels, TENANT_LABEL: tenant}
         return _with_metadata(resource, labels=labels), (f"its label `tenant` is {tenant!r} now",)
@@ -57,7 +57,8 @@ def admitted(value: Mapping[str, Any], tenant: str) -> tuple[Resource, tuple[str
 
 def concerns(resource: Resource, tenant: str) -> bool:
     """Whether a resource is a tenant's own, to be seen and changed by it."""
-    if isinstance(resource, Agent):
+    if isinstance(resource, Agent) and not resource.tenant:
+        # Nobody of the mesh has applied it.
         tenants = resource.spec.supported_tenants
         return not tenants or tenant in tenants
     return resource.tenant == tenant

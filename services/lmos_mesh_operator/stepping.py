@@ -128,6 +128,8 @@ def steer(
         hint = "restart it" if status.phase in ENDED else status.message
         raise Conflict(f"rollout {name_of(rollout)!r} is {status.phase}", hint=hint)
     if request.action == "pause":
+        if status.paused_for == "person":
+            raise Conflict(f"rollout {name_of(run.rollout)!r} is paused already: {status.message}")
         # What was edited a moment ago is seen to by the next step, and stays paused.
         seen = status.observed_generation
         return run.to(

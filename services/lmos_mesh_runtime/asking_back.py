@@ -25,13 +25,13 @@ class _Phrases:
 
 _SPOKEN: Mapping[str, _Phrases] = {
     "en": _Phrases(
-        nobody="Nobody here can help with that yet: no agent is running.",
+        nobody="Nobody here can help with that yet: no agent is there for it.",
         out_of_scope="I do not think that anybody here can help with that.",
         unsure="I am not sure who can help with that.",
         offer="I could do this: {choices}. What would you like?",
     ),
     "de": _Phrases(
-        nobody="Dabei kann hier noch niemand helfen: Es läuft kein Agent.",
+        nobody="Dabei kann hier noch niemand helfen: Es ist kein Agent dafür da.",
         out_of_scope="Ich glaube nicht, dass hier jemand dabei helfen kann.",
         unsure="Ich bin nicht sicher, wer dabei helfen kann.",
         offer="Das könnte ich tun: {choices}. Was möchten Sie?",

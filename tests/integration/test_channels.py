@@ -70,6 +70,8 @@ async def chat(question: str, context: Context) -> str:
         "shadow": context.shadow,
         "entities": [dict(one) for one in context.anonymization],
     }
+    if question.startswith("pass on"):
+        return (await context.mesh.ask("will it rain?", agent="weather", store=False)).answer
     if question.startswith("rename"):
         await context.anonymize([{"type": "name", "value": "Bob", "replacement": "N-2"}])
     return json.dumps(told)
@@ -268,6 +270,17 @@ async def test_an_agent_outside_of_the_channel_is_refused_by_name(mesh: Mesh) ->
         await ask(mesh, "will it rain?", channel, agent="weather")
     with pytest.raises(AgentNotFound, match=channel):
         await mesh.bus.call(DECIDE, Decide(message="hm", channel=channel, agent="weather"))
+
+
+async def test_what_an_agent_asks_while_it_answers_is_asked_on_the_same_channel(mesh: Mesh) -> None:
+    alone = await closed(mesh, {"concierge": ["chat"]})
+    both = await closed(mesh, {"concierge": ["chat"], "weather": ["forecast"]})
+
+    with pytest.raises(MeshError, match=alone):
+        await ask(mesh, "pass on", alone, agent="concierge")
+    passed = await ask(mesh, "pass on", both, agent="concierge")
+
+    assert passed.answer == "it will rain (stable)"
 
 
 async def test_a_channel_that_was_never_resolved_has_nobody(mesh: Mesh) -> None:

@@ -189,6 +189,7 @@ async def test_applying_says_what_became_of_it(mesh: Mesh):
         ]
         assert created.after["metadata"]["labels"]["tenant"] == mesh.tenant
         assert any("`tenant`" in note for note in created.notes)
+        assert not any("`tenant`" in note for note in again.notes)
         assert any("was open" in note for note in created.notes)
         assert any("nobody provides 'view-bill'" in note for note in created.notes)
         assert created.after["metadata"]["generation"] == 1
@@ -234,6 +235,27 @@ async def test_what_is_somebody_elses_is_refused_and_not_seen(mesh: Mesh):
             await elsewhere.call(RESTORE_ROUTING, RestoreRouting(name=name))
         listed = await elsewhere.call(LIST_RESOURCES, ListResources(kind="Channel"))
         assert listed.total == 0
+
+
+async def test_what_a_tenant_declares_is_its_own(mesh: Mesh):
+    told = {
+        "apiVersion": "lmos.eclipse/v1",
+        "kind": "Agent",
+        "metadata": {"name": new_name("billing")},
+        "spec": {"providedCapabilities": []},
+    }
+    name = told["metadata"]["name"]
+    async with town(mesh) as (here, _), mesh.bus(tenant=new_name("other")) as elsewhere:
+        applied = await here.apply(told)
+
+        assert applied.after is not None
+        assert applied.after["metadata"]["labels"] == {"tenant": mesh.tenant}
+        with pytest.raises(Conflict, match="another tenant's"):
+            await Town(elsewhere).apply(told)
+        with pytest.raises(NotFound):
+            await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ag", name=name))
+        with pytest.raises(NotFound):
+            await elsewhere.call(GET_RESOURCE, GetResource(kind="ag", name=name))
 
 
 async def test_one_place_has_one_channel(mesh: Mesh):

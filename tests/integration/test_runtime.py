@@ -283,7 +283,7 @@ async def test_where_no_agent_is_the_mesh_says_so(services: Deployment, tenant: 
         answer = await ask(mesh, "show my bill")
 
     assert answer.asked_back
-    assert "no agent is running" in answer.answer
+    assert "no agent is there for it" in answer.answer
 
 
 async def test_an_agent_is_told_who_asks_and_where(mesh: Mesh, conversation: str) -> None:

@@ -21,8 +21,10 @@ from lmos_mesh.cli.resource_calls import (
 )
 from lmos_mesh.cli.resource_screens import rollout_line, screen_of
 from lmos_mesh.cli.resource_tables import Around, lasting, table_of
+from lmos_mesh.cli.rollout import stages
 from lmos_mesh.cli.wait import condition_of
 from lmos_mesh.errors import InvalidMessage, NotFound
+from lmos_mesh.messages import ResourceHistory, ResourceVersion
 
 
 def shown(what: RenderableType) -> str:
@@ -326,3 +328,20 @@ def test_a_difference_names_both_sides() -> None:
         "+      version: ^2",
     ]
     assert difference(None, after, name="x").count("\n+") >= 10
+
+
+def test_a_rollout_s_history_has_each_stage_once_as_it_began() -> None:
+    said = ["Promoted, 100 %", "Progressing, 30 %", "Progressing, 30 %", "Pending"]
+    kept = tuple(
+        ResourceVersion(revision=9 - n, at=float(9 - n), summary=one) for n, one in enumerate(said)
+    )
+    name = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
+
+    found, latest = stages(ResourceHistory(**name, versions=kept))
+
+    assert [(one.revision, one.summary) for one in found.versions] == [
+        (9, "Promoted, 100 %"),
+        (7, "Progressing, 30 %"),
+        (6, "Pending"),
+    ]
+    assert latest == 9

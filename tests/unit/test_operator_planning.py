@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,11 +113,12 @@ def channel(
     )
 
 
-def declared(name: str, version: str = "1.0.0", **spec: Any) -> Agent:
+def declared(name: str, version: str = "1.0.0", *, owner: str = "", **spec: Any) -> Agent:
     told = {"supportedChannels": ["web"], **spec}
+    labels = {"tenant": owner} if owner else {}
     return Agent.model_validate(
         {
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": labels},
             "spec": {"providedCapabilities": [{"name": "view-bill", "version": version}], **told},
         }
     )
@@ -238,6 +240,40 @@ def test_what_is_declared_of_a_registered_agent_only_narrows_it():
     assert found.status is not None
     assert found.status.live
     assert found.status.instances == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"supportedTenants": [], "supportedChannels": []},
+        {"supportedTenants": ["other"]},
+        {"supportedTenants": ["other", "acme"], "supportedChannels": []},
+    ],
+)
+def test_what_another_tenant_declares_of_our_agent_changes_nothing_here(told: dict[str, Any]):
+    mesh = Mesh()
+    mesh.serve("billing", "1.2.0")
+    mesh.settle(mesh.put(channel()))
+
+    mesh.settle(mesh.put(declared("billing", owner="other", **told)))
+
+    assert mesh.status().resolve_status == "RESOLVED"
+    assert mesh.wired() == [("billing", "1.2.0")]
+
+
+def test_what_a_tenant_declares_for_anybody_is_for_its_own_channels_and_what_shared_does_for_all():
+    mesh = Mesh()
+    mesh.settle(mesh.put(channel()))
+
+    mesh.settle(mesh.put(declared("theirs", "1.9.0", owner="other")))
+    before = mesh.wired()
+    near = mesh.status().unresolved_required_capabilities[0].near
+    mesh.settle(mesh.put(declared("ours", "1.1.0", owner="acme")))
+    own = mesh.wired()
+    mesh.settle(mesh.put(declared("for-all", "1.2.0", owner="shared")))
+
+    assert (before, near) == ([], ())
+    assert (own, mesh.wired()) == ([("ours", "1.1.0")], [("for-all", "1.2.0")])
 
 
 def test_the_routing_of_a_channel_that_is_gone_goes_too():

@@ -221,6 +221,14 @@ def test_the_nearest_misses_come_first_and_few_are_named():
     assert found.missing[0].near[0].agent == "y"
 
 
+def test_of_other_versions_the_nearest_is_named_first():
+    fleet = [agent(f"v{major}", ("view-bill", f"{major}.0.0")) for major in (1, 2, 4, 9)]
+
+    found = resolve(channel(needs("view-bill", "^3.0")), fleet)
+
+    assert [one.agent for one in found.missing[0].near] == ["v2", "v4", "v1", "v9"]
+
+
 def test_a_fallback_that_may_not_answer_here_is_left_out():
     barred = agent("help", channels=frozenset({"ivr"}))
     asleep = agent("help", live=False)

@@ -74,6 +74,13 @@ def test_too_few_turns_of_either_wait() -> None:
     assert outcome(analysis, sample(), Sample(), alone=True) == "pass"
 
 
+def test_of_a_side_without_turns_nothing_is_said() -> None:
+    judged = judge(Analysis(min_turns=50), sample(), Sample(), alpha=0.01, alone=True)
+
+    assert judged
+    assert not any("stable" in one.message for one in judged)
+
+
 @pytest.mark.parametrize(
     ("metric", "member"), [("abstentions", "asked_back"), ("handovers", "handed_over")]
 )

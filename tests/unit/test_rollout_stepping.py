@@ -392,6 +392,8 @@ def test_people_pause_resume_abort_and_restart_it() -> None:
     story = Story(rollout(canary=ANALYSED)).wait()
 
     story.steer("pause", "lunch")
+    with pytest.raises(Conflict, match="lunch"):
+        story.steer("pause")
     assert "lunch" in story.status.message
     story.wait(600, "pass")
     assert story.status.canary_weight == 5

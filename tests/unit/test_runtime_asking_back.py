@@ -13,7 +13,7 @@ def test_asking_back_names_what_the_mesh_could_do() -> None:
     assert "view bill (billing); forecast (weather)" in text
     assert "not sure who" in text
     assert "anybody here" in other
-    assert "no agent is running" in ask_back([])
+    assert "no agent is there for it" in ask_back([])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
