@@ -290,9 +290,10 @@ def _parts(decision: Decision) -> Table:
 
 def _facts(decision: Decision) -> Iterator[tuple[str, str]]:
     if decision.method != "explicit" and decision.outcome != "nobody":
-        verdict = "no" if decision.outcome == "out_of_scope" else "yes"
-        further = percent(decision.in_scope)
-        yield "in scope", f"{verdict}; {further} of the messages in scope are further out"
+        further = f"{percent(decision.in_scope)} of the messages in scope are further out"
+        # Who answers what nobody else is sure about says nothing of that.
+        verdict = "no; " if decision.outcome == "out_of_scope" else "yes; "
+        yield "in scope", further if decision.method == "fallback" else verdict + further
         if decision.could_be:
             yield "could be", ", ".join(map(plain, decision.could_be))
     yield "method", " · ".join(one for one in (decision.method, decision.encoder) if one)
