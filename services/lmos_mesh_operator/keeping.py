@@ -118,13 +118,14 @@ class Keeping:
                 name := rules.rival(self._applied.index, resource)
             ):
                 raise rules.taken(resource, name)
-            if fault := self._check(resource):
-                raise Conflict(f"{key} does not fit what there is: {fault}")
+            fault = self._check(resource)
             now = rfc3339(self._clock())
             after = rules.successor(resource, before, uid=str(uuid.uuid4()), now=now)
             notes = [*filled, *rules.notes_on(self._applied.index, after, before)]
             if isinstance(after, Channel) and (foreseen := self._foresee(after)):
                 notes.append(foreseen)
+            if fault:  # what it does not fit may be applied before it
+                notes.append(f"it is refused as long as {fault}")
             said = ResourceApplied(
                 kind=key.kind,
                 namespace=key.namespace,
@@ -140,6 +141,8 @@ class Keeping:
                 return said.model_copy(update={"what": "unchanged", "notes": told})
             if request.dry_run:
                 return said
+            if fault:
+                raise Conflict(f"{key} does not fit what there is: {fault}")
             try:
                 written = await self._store.put(after, expected=revision)
             except Conflict:

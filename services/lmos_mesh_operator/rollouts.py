@@ -30,10 +30,10 @@ from lmos_mesh.events import (
 from lmos_mesh.messages import FoundResource, SteerRollout
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
-from lmos_mesh.resources import Channel, ChannelRollout, RolloutStatus
+from lmos_mesh.resources import Channel, ChannelRollout, Resource, RolloutStatus
 from lmos_mesh.weights import RUNNING, name_of
 from lmos_mesh_operator.looking import Seen, look, watched_of
-from lmos_mesh_operator.plans import Channels, plan_of
+from lmos_mesh_operator.plans import Channels, plan_of, unready
 from lmos_mesh_operator.stepping import KINDS, Kind, look_due, next_step, reason_of, steer
 from lmos_mesh_operator.watched import Watching
 
@@ -225,6 +225,13 @@ class Rollouts:
         return await asyncio.to_thread(look, rollout, watched, now=now)
 
     # -- reading and writing --
+
+    def fault_of(self, resource: Resource) -> str:
+        """Why a rollout cannot be, in view of the Channels that there are; empty if it can."""
+        if not isinstance(resource, ChannelRollout):
+            return ""
+        reason = unready(resource, self._channels(resource))
+        return reason.message if reason is not None and reason.phase == "Invalid" else ""
 
     def _channels(self, rollout: ChannelRollout) -> Channels:
         plan, namespace = plan_of(rollout.spec.strategy), rollout.metadata.namespace

@@ -82,7 +82,9 @@ class Operator:
         rollouts = Rollouts(
             bus, applied, ResourceStore(bus), lambda: leadership.leading, clock=self._clock
         )
-        keeping = Keeping(bus, applied, foresee=self._foresee, clock=self._clock)
+        keeping = Keeping(
+            bus, applied, check=rollouts.fault_of, foresee=self._foresee, clock=self._clock
+        )
         # Before the directory's own: it must be known when everybody seems to be gone.
         bus.transport.on_reconnect(self._settle)
         self._directory.on_change(self._on_things)

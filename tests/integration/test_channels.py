@@ -72,6 +72,9 @@ async def chat(question: str, context: Context) -> str:
     }
     if question.startswith("pass on"):
         return (await context.mesh.ask("will it rain?", agent="weather", store=False)).answer
+    if question.startswith("ask the canary"):
+        found = await context.mesh.find(name="weather", subset="canary")
+        return (await context.ask("will it rain?", agent=found[0])).answer
     if question.startswith("rename"):
         await context.anonymize([{"type": "name", "value": "Bob", "replacement": "N-2"}])
     return json.dumps(told)
@@ -281,6 +284,12 @@ async def test_what_an_agent_asks_while_it_answers_is_asked_on_the_same_channel(
     passed = await ask(mesh, "pass on", both, agent="concierge")
 
     assert passed.answer == "it will rain (stable)"
+
+
+async def test_an_agent_that_was_found_is_asked_in_its_own_release_line(mesh: Mesh) -> None:
+    asked = await ask(mesh, "ask the canary", new_name("open"), agent="concierge")
+
+    assert (asked.subset, asked.answer) == ("stable", "it will rain (canary)")
 
 
 async def test_a_channel_that_was_never_resolved_has_nobody(mesh: Mesh) -> None:

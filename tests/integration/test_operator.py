@@ -34,7 +34,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
-from lmos_mesh.resources import Channel, ChannelRouting, ChannelStatus
+from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, ChannelStatus
 from lmos_mesh.things import thing_from
 from lmos_mesh.transport import Packet
 from lmos_mesh_operator import Operator, OperatorSettings
@@ -238,13 +238,13 @@ async def test_what_is_somebody_elses_is_refused_and_not_seen(mesh: Mesh):
 
 
 async def test_what_a_tenant_declares_is_its_own(mesh: Mesh):
-    told = {
+    name = new_name("billing")
+    told: dict[str, Any] = {
         "apiVersion": "lmos.eclipse/v1",
         "kind": "Agent",
-        "metadata": {"name": new_name("billing")},
+        "metadata": {"name": name},
         "spec": {"providedCapabilities": []},
     }
-    name = told["metadata"]["name"]
     async with town(mesh) as (here, _), mesh.bus(tenant=new_name("other")) as elsewhere:
         applied = await here.apply(told)
 
@@ -256,6 +256,32 @@ async def test_what_a_tenant_declares_is_its_own(mesh: Mesh):
             await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ag", name=name))
         with pytest.raises(NotFound):
             await elsewhere.call(GET_RESOURCE, GetResource(kind="ag", name=name))
+
+
+async def test_a_rollout_between_two_channels_that_cannot_be_is_refused_with_the_reason(mesh: Mesh):
+    stable, other, across = new_name("web"), new_name("ivr"), new_name("across")
+
+    def rollout(name: str, canary: str) -> dict[str, Any]:
+        both = {"canaryChannel": {"name": canary}, "stableChannel": {"name": stable}}
+        return {
+            "apiVersion": "lmos.eclipse/v1",
+            "kind": "ChannelRollout",
+            "metadata": {"name": name},
+            "spec": {"strategy": {"canary": both}},
+        }
+
+    async with town(mesh) as (here, applied):
+        await here.apply(channel(stable))
+        await here.apply(channel(other))
+        foreseen = await here.apply(rollout(across, other), dry_run=True)
+        with pytest.raises(Conflict, match="are of two channels"):
+            await here.apply(rollout(across, other))
+        # One that is not there yet may come.
+        early = await here.apply(rollout(new_name("early"), new_name("web-canary")))
+
+        assert any("are of two channels" in note for note in foreseen.notes)
+        assert early.what == "created"
+        assert applied.get(ChannelRollout, "default", across) is None
 
 
 async def test_one_place_has_one_channel(mesh: Mesh):
