@@ -404,3 +404,27 @@ def test_agents_are_called_by_their_names(key: ThingKey, name: str):
     made = show(None, wanted, PLACE)
     assert isinstance(made, Post)
     assert Seen(key=object_of(key, "home"), body=made.body).is_of_mesh
+
+
+@pytest.mark.parametrize(
+    ("labels", "supported", "owner"),
+    [
+        ({}, [], "shared"),
+        ({}, ["acme"], "acme"),
+        ({}, ["acme", "globex"], "shared"),
+        ({"tenant": "acme"}, [], "acme"),
+        ({"tenant": "acme"}, ["globex"], "acme"),
+    ],
+)
+def test_an_agent_is_declared_by_its_tenant_or_for_all(
+    labels: dict[str, str], supported: list[str], owner: str
+):
+    agent = Agent.model_validate(
+        {
+            "metadata": {"name": "billing", "labels": labels},
+            "spec": {"supportedTenants": supported},
+        }
+    )
+
+    assert mirroring.tenant_of(agent, "demo") == owner
+    assert mirroring.filled(agent, "demo").tenant == owner

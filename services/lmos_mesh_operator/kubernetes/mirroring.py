@@ -16,6 +16,7 @@ from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import Kept, ResourceKey, shown
 from lmos_mesh.resources import (
     API_VERSION,
+    SHARED,
     TENANT_LABEL,
     Agent,
     Channel,
@@ -304,19 +305,24 @@ def settled(before: Put | Post, after: Seen) -> Put | None:
 
 
 def filled(resource: Resource, tenant: str) -> Resource:
-    """A resource as the store keeps it: one that names no tenant is the operator's own."""
-    if isinstance(resource, Agent) or resource.tenant:
+    """A resource as the store keeps it: with the label of its tenant."""
+    if resource.tenant:
         return resource
-    labels = {**resource.metadata.labels, TENANT_LABEL: tenant}
+    labels = {**resource.metadata.labels, TENANT_LABEL: tenant_of(resource, tenant)}
     metadata = resource.metadata.model_copy(update={"labels": labels})
     return resource.model_copy(update={"metadata": metadata})
 
 
 def tenant_of(resource: Resource, tenant: str) -> str:
-    """Who may apply and delete a resource."""
-    if isinstance(resource, Agent):
-        return next(iter(resource.spec.supported_tenants), tenant)
-    return resource.tenant or tenant
+    """Who may apply and delete a resource: its label says so, else it is the operator's own.
+
+    An Agent without the label is the tenant's that it is for; for several or for anybody, as LMOS
+    has it, it is declared for all.
+    """
+    if resource.tenant or not isinstance(resource, Agent):
+        return resource.tenant or tenant
+    served = resource.spec.supported_tenants
+    return served[0] if len(served) == 1 else SHARED
 
 
 def said_by(resource: Resource) -> str:
