@@ -178,7 +178,9 @@ def mesh(nats_binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Gener
     with session_server(nats_binary, directory) as url:
         deployment = Deployment(url, directory)
         try:
-            deployment.services("registry", "runtime")
+            deployment.services("registry")
+            # Each of these messages is for one agent, and who is right is counted by message.
+            deployment.service("runtime", LMOS_RUNTIME_PARTS="1")
             deployment.service("http", LMOS_HTTP_PORT="0")
             yield deployment
             deployment.check_stop()

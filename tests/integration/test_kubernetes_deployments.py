@@ -1,8 +1,9 @@
 """Deployments that are agents, and agents whose processes are Deployments."""
 
 import asyncio
+import gc
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,16 @@ async def pods() -> AsyncGenerator[Pods]:
     one.port = server.sockets[0].getsockname()[1]
     async with server:
         yield one
+
+
+# What serves the cluster's API here leaves the connections of those open that leave a watch.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_to_the_next_module() -> Generator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture

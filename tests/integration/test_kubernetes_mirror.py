@@ -1,8 +1,9 @@
 """The operator in its Kubernetes mode, on a cluster's API in this process."""
 
 import asyncio
+import gc
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ from tests.kube_town import (
     resolved,
     version_of,
 )
+
+# What serves the cluster's API here leaves the connections of those open that leave a watch.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_to_the_next_module() -> Generator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture
