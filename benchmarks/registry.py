@@ -54,6 +54,7 @@ PAPER = 100_000
 JOINING = 1_000
 AT_ONCE = 64
 A_PROCESS = 100
+SETTLED_S = 5.0
 GIVE_UP_S = 1_800.0
 PACKAGES = ("lmos-mesh", "nats-py", "uvloop", "numpy")
 
@@ -204,6 +205,8 @@ async def grow(url: str, registry: Started, size: int, asks: int) -> Grown:
             return (await found(mesh, limit=1)).total == size
 
         await until(all_live, "that all agents are live")
+        # A fleet that stands is asked: what came last is packed and collected by then.
+        await asyncio.sleep(SETTLED_S)
         pids = {"registry": registry.popen.pid}
         grown.memory_mb = pss_mb(pids)["registry"]
 
