@@ -1,12 +1,12 @@
 """What was fitted for each channel, kept on the bus, so that every replica decides by the same."""
 
-import asyncio
 import logging
+from collections.abc import Mapping
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
-from lmos_mesh.errors import MeshError
-from lmos_mesh.transport import Bucket, Change, Packet, change_of
+from lmos_mesh.feed import Feed, Following
+from lmos_mesh.transport import Bucket, Change
 from lmos_mesh_router.fitting import Fit
 from lmos_mesh_router.ranking import Learned
 
@@ -22,8 +22,6 @@ FITS = Bucket(
 
 FITS_FEED = "lmos.*.changed.router.*.*"
 
-_RETRY_S = 0.5
-
 Place = tuple[str, str]
 """A tenant and a channel."""
 
@@ -32,13 +30,13 @@ class Fits:
     """Follows the bucket, and has at hand what was fitted with this encoder."""
 
     def __init__(self, bus: Bus, fingerprint: str) -> None:
-        self._bus = bus
         self._fingerprint = fingerprint
         self._store = bus.transport.key_value(FITS)
         self._fits: dict[Place, Fit] = {}
         self._revisions: dict[Place, int] = {}
         self._applied: dict[Place, tuple[Learned, Learned]] = {}
-        self._stale = asyncio.Event()
+        feed = Feed(self._store, FITS_FEED, self._on_change, self._keep)
+        self._following = Following(bus, (feed,), what="what was fitted")
 
     def of(self, tenant: str, channel: str) -> Fit | None:
         """What was fitted for a channel; None if nothing was."""
@@ -65,10 +63,7 @@ class Fits:
         Raises:
             Unavailable: The store does not answer.
         """
-        await self._bus.transport.subscribe(FITS_FEED, self._on_packet)
-        await self._read()
-        self._bus.transport.on_reconnect(self._stale.set)
-        self._bus.spawn(self._keep_whole(), name="fits")
+        await self._following.follow()
 
     async def put(self, tenant: str, channel: str, fit: Fit) -> None:
         """Go on with it, here at once and in the other replicas a moment later."""
@@ -86,30 +81,11 @@ class Fits:
     def _key(self, tenant: str, channel: str) -> str:
         return subjects.key(tenant, channel, self._fingerprint)
 
-    async def _read(self) -> None:
-        entries = await self._store.entries()
-        there = {entry.key for entry in entries}
-        for place in [one for one in self._fits if self._key(*one) not in there]:
+    def _keep(self, revisions: Mapping[str, int]) -> None:
+        for place in [one for one in self._fits if self._key(*one) not in revisions]:
             self._drop(place)
-        for entry in entries:
-            self._on_change(Change(key=entry.key, value=entry.value, revision=entry.revision))
 
-    async def _keep_whole(self) -> None:
-        """Read everything again when a lost bus is back."""
-        while True:
-            await self._stale.wait()
-            self._stale.clear()
-            try:
-                await self._read()
-            except MeshError as exc:
-                logger.warning("cannot read what was fitted, trying again: %s", exc)
-                self._stale.set()
-                await asyncio.sleep(_RETRY_S)
-
-    def _on_packet(self, packet: Packet) -> None:
-        self._on_change(change_of(packet))
-
-    def _on_change(self, change: Change) -> None:
+    def _on_change(self, change: Change, created: float) -> None:
         ids = subjects.ids_of(change.key)
         if len(ids) == 3 and ids[2] == self._fingerprint:
             self._apply((ids[0], ids[1]), change.value, change.revision)
