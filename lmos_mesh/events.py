@@ -164,13 +164,8 @@ async def prepare(bus: Bus) -> None:
     await bus.transport.stream(EVENTS).last()
 
 
-def subject_of(tenant: str, type: str) -> str:
-    """Where an event is heard, once."""
-    return subjects.event(tenant, _teller_of(type), NAMES[type])
-
-
 def told_at(tenant: str, type: str) -> str:
-    """Where a service tells an event; the stream passes on to `subject_of` what is new."""
+    """Where a service tells an event; the stream passes on what is new, as `event` for `told`."""
     return f"lmos.{subjects.escape(tenant)}.told.{_teller_of(type)}.{NAMES[type]}"
 
 

@@ -98,7 +98,6 @@ class Rollouts:
 
     async def run(self) -> None:
         """Step whatever is due, for as long as we lead. Cancelling is safe at any moment."""
-        await audit.prepare(self._bus)
         await turn_reports.prepare(self._bus)
         try:
             while True:
