@@ -1,6 +1,9 @@
 """What a registry and agents would write about themselves, written by a test."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +12,11 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
 from lmos_mesh.things import thing_from
+from lmos_mesh_router import Router, RouterSettings
+from tests.conftest import MemoryMesh
 
 TENANT = "demo"
+READY_S = 10.0
 
 
 @dataclass
@@ -43,3 +49,22 @@ class Town:
     async def leave(self, name: str, subset: str = "stable") -> None:
         """It is registered no longer."""
         await self.bus.transport.key_value(REGISTRY).delete(subjects.key(TENANT, name, subset))
+
+
+@asynccontextmanager
+async def routing(
+    mesh: MemoryMesh, agents: Sequence[dict[str, Any]], **settings: Any
+) -> AsyncGenerator[Bus]:
+    """A router and its agents; gives the bus of somebody who asks."""
+    async with mesh.bus(tenant=TENANT) as asker, mesh.bus(tenant=TENANT) as bus:
+        town = Town(asker)
+        for one in agents:
+            await town.join(one)
+        ready = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            router = Router(RouterSettings(**settings))
+            running = tasks.create_task(router.run(bus, ready.set))
+            async with asyncio.timeout(READY_S):
+                await ready.wait()
+            yield asker
+            running.cancel()

@@ -231,13 +231,13 @@ async def test_the_next_operator_goes_on_where_one_was_killed(mesh: Mesh) -> Non
             assert stand.status.phase == "Progressing"
         async with operator(mesh):
             await stand.until_phase("Promoted")
+            written: list[dict[str, Any]] = []
             for _ in range(500):
                 written = await stand.written_down()
                 if len(written) == 4:
                     break
                 await asyncio.sleep(0.02)
 
-        written = await stand.written_down()
         assert [one["canary_weight"] for one in written] == [20, 50, 80, 100]
         assert stand.flipped == []
 

@@ -1,9 +1,7 @@
 """What a Routing allows is all that the router decides between, whichever way it decides."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from lmos_mesh.resource_index import key_of
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
 from lmos_mesh.wiring import host_of
-from lmos_mesh_router import Router, RouterSettings
 from tests.conftest import MemoryMesh
 from tests.integration.processes import until
-from tests.router_town import TENANT, Town
+from tests.router_town import TENANT, routing
 from tests.scripted_model import chooses, scripted_model
 
 SOON_S = 10.0
@@ -43,7 +40,7 @@ AGENTS: list[dict[str, Any]] = [
     {
         "name": "mail",
         "description": "Letters.",
-        "supportedChannels": ["post"],
+        "supported_channels": ["post"],
         "capabilities": [{"id": "write", "examples": ["write a letter", "send some mail"]}],
     },
     {
@@ -58,25 +55,6 @@ AGENTS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def no_model_of_meaning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LMOS_MODELS_DIR", str(tmp_path))
-
-
-@asynccontextmanager
-async def routing(mesh: MemoryMesh, **settings: Any) -> AsyncGenerator[Bus]:
-    """A router and its agents; gives the bus of somebody who asks."""
-    async with mesh.bus(tenant=TENANT) as asker, mesh.bus(tenant=TENANT) as bus:
-        town = Town(asker)
-        for one in AGENTS:
-            told = dict(one)
-            told["supported_channels"] = told.pop("supportedChannels", ["*"])
-            await town.join(told)
-        ready = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            router = Router(RouterSettings(**settings))
-            running = tasks.create_task(router.run(bus, ready.set))
-            async with asyncio.timeout(SOON_S):
-                await ready.wait()
-            yield asker
-            running.cancel()
 
 
 async def apply(
@@ -122,7 +100,7 @@ async def decide(bus: Bus, message: str, **more: Any) -> Decision:
 
 
 async def test_candidates_are_what_is_wired(memory_mesh: MemoryMesh) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         before = await decide(bus, "will it rain tomorrow")
         await apply(bus, {"billing": ["view"]})
         rain = await decide(bus, "will it rain tomorrow")
@@ -140,7 +118,7 @@ async def test_candidates_are_what_is_wired(memory_mesh: MemoryMesh) -> None:
 async def test_an_agent_that_does_not_serve_the_channel_is_not_asked_though_it_is_wired(
     memory_mesh: MemoryMesh,
 ) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         await apply(bus, {"mail": ["write"]}, fallbackAgent="mail")
         found = await decide(bus, "write a letter")
         with pytest.raises(AgentNotFound, match="channel 'web'"):
@@ -150,7 +128,7 @@ async def test_an_agent_that_does_not_serve_the_channel_is_not_asked_though_it_i
 
 
 async def test_a_subset_has_its_own_routing_or_none(memory_mesh: MemoryMesh) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         await apply(bus, {"weather": ["rain"]})
         none = await decide(bus, "will it rain tomorrow", subset="canary")
         await apply(bus, {"weather": ["rain"]}, subset="canary")
@@ -169,7 +147,7 @@ async def test_a_subset_has_its_own_routing_or_none(memory_mesh: MemoryMesh) -> 
 async def test_an_agent_that_the_caller_names_is_asked_for_what_is_wired(
     memory_mesh: MemoryMesh,
 ) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         await apply(bus, {"billing": ["view"]})
         named = await decide(bus, "pay my bill now", agent="billing")
         with pytest.raises(AgentNotFound, match="billing") as refused:
@@ -182,7 +160,7 @@ async def test_an_agent_that_the_caller_names_is_asked_for_what_is_wired(
 async def test_a_fallback_agent_answers_for_what_nobody_else_is_sure_of(
     memory_mesh: MemoryMesh,
 ) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         await apply(bus, {"billing": ["view", "pay"]}, fallbackAgent="weather")
 
         async def falls_back(bus: Bus) -> bool:
@@ -208,7 +186,7 @@ async def test_a_language_model_hears_of_nothing_else(memory_mesh: MemoryMesh) -
             "router_llm_timeout_s": 2.0,
         }
         server.otherwise = chooses("billing")
-        async with routing(memory_mesh, **given) as bus:
+        async with routing(memory_mesh, AGENTS, **given) as bus:
             await apply(bus, {"billing": ["view"]}, router={"method": "llm", "language": "de"})
             asked = len(server.asked)
             found = await decide(bus, "show my bill")

@@ -1,8 +1,6 @@
 """One decision by each method, as the router serves it: what was asked of whom, and what holds."""
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,9 @@ from lmos_mesh.messages import (
     RouterState,
     RouterStatus,
 )
-from lmos_mesh_router import Router, RouterSettings
 from tests.conftest import MemoryMesh
 from tests.integration.processes import until
-from tests.router_town import TENANT, Town
+from tests.router_town import Town, routing
 from tests.scripted_model import ScriptedModel, chooses, refuses, scripted_model
 
 pytest.importorskip("openai")
@@ -59,23 +56,6 @@ def no_model_of_meaning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("LMOS_MODELS_DIR", str(tmp_path))
 
 
-@asynccontextmanager
-async def routing(mesh: MemoryMesh, **settings: Any) -> AsyncGenerator[Bus]:
-    """A router and its agents; gives the bus of somebody who asks."""
-    async with mesh.bus(tenant=TENANT) as asker, mesh.bus(tenant=TENANT) as bus:
-        town = Town(asker)
-        for one in AGENTS:
-            await town.join(one)
-        ready = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            router = Router(RouterSettings(**settings))
-            running = tasks.create_task(router.run(bus, ready.set))
-            async with asyncio.timeout(SOON_S):
-                await ready.wait()
-            yield asker
-            running.cancel()
-
-
 @pytest.fixture
 async def server() -> AsyncGenerator[ScriptedModel]:
     async with scripted_model() as model:
@@ -96,7 +76,7 @@ async def state_of(bus: Bus) -> RouterState:
 
 
 async def test_vectors_decide_and_tell_how_sure_they_are(memory_mesh: MemoryMesh) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         decision = await decide(bus, "show my bill")
         far = await decide(bus, "xylophone quokka zeppelin")
         state = await state_of(bus)
@@ -114,7 +94,7 @@ async def test_two_requests_are_taken_apart_for_those_who_ask_for_it(
     memory_mesh: MemoryMesh,
 ) -> None:
     message = "show my bill. will it rain tomorrow"
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         both = await decide(bus, message, parts=True)
         whole = await decide(bus, message)
 
@@ -130,7 +110,7 @@ async def test_by_llm_the_models_word_stands(
     memory_mesh: MemoryMesh, server: ScriptedModel
 ) -> None:
     server.says(chooses("travel", capability="book"))
-    async with routing(memory_mesh, **with_model(server)) as bus:
+    async with routing(memory_mesh, AGENTS, **with_model(server)) as bus:
         decision = await decide(bus, "show my bill", method="llm")
         state = await state_of(bus)
 
@@ -146,7 +126,7 @@ async def test_by_hybrid_the_model_is_asked_about_what_is_unclear_only(
 ) -> None:
     server.says(chooses("weather", capability="rain"))
     settings = with_model(server, router_method="hybrid", router_hybrid_sure=0.995)
-    async with routing(memory_mesh, **settings) as bus:
+    async with routing(memory_mesh, AGENTS, **settings) as bus:
         clear = await decide(bus, "show my bill")
         unclear = await decide(bus, "my umbrella and my flight and my bill")
         state = await state_of(bus)
@@ -163,7 +143,7 @@ async def test_where_the_model_does_not_help_vectors_decide_and_say_why(
     memory_mesh: MemoryMesh, server: ScriptedModel, reply: Any
 ) -> None:
     server.says(reply, reply)
-    async with routing(memory_mesh, **with_model(server)) as bus:
+    async with routing(memory_mesh, AGENTS, **with_model(server)) as bus:
         decision = await decide(bus, "show my bill", method="llm")
 
     assert (decision.outcome, decision.agent, decision.method) == ("routed", "billing", "vector")
@@ -173,7 +153,7 @@ async def test_where_the_model_does_not_help_vectors_decide_and_say_why(
 async def test_without_a_model_its_methods_fall_back_to_vectors(
     memory_mesh: MemoryMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with routing(memory_mesh, router_method="llm") as bus:
+    async with routing(memory_mesh, AGENTS, router_method="llm") as bus:
         decision = await decide(bus, "show my bill")
 
     assert (decision.agent, decision.method) == ("billing", "vector")
@@ -198,7 +178,7 @@ async def test_whatever_is_said_only_agents_of_the_channel_are_chosen(
         "Zeig mir bitte meine Rechnung",
         ". and then , also and . " * 50,
     )
-    async with routing(memory_mesh, **with_model(server)) as bus:
+    async with routing(memory_mesh, AGENTS, **with_model(server)) as bus:
         await Town(bus).join(
             {"name": "admin-agent", "supported_channels": ["staff"], "capabilities": [{"id": "x"}]}
         )
@@ -211,7 +191,7 @@ async def test_whatever_is_said_only_agents_of_the_channel_are_chosen(
 
 
 async def test_of_agents_that_are_alike_the_less_busy_is_chosen(memory_mesh: MemoryMesh) -> None:
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         alike = {"capabilities": [{"id": "c", "examples": ["polish the trombone"]}]}
         await Town(bus).join({"name": "first", **alike}, in_flight=3)
         await Town(bus).join({"name": "second", **alike}, in_flight=0)
@@ -231,9 +211,9 @@ async def test_outcomes_are_kept_only_where_that_is_wanted(memory_mesh: MemoryMe
     wrong = ReportOutcome(
         message="show my bill", decided="weather", outcome="corrected", agent="billing"
     )
-    async with routing(memory_mesh) as bus:
+    async with routing(memory_mesh, AGENTS) as bus:
         dropped = await bus.call(REPORT_OUTCOME, wrong)
-    async with routing(memory_mesh, router_feedback=True) as bus:
+    async with routing(memory_mesh, AGENTS, router_feedback=True) as bus:
         kept = await bus.call(REPORT_OUTCOME, wrong)
         with pytest.raises(InvalidMessage, match="did you mean billing"):
             await bus.call(REPORT_OUTCOME, wrong.model_copy(update={"agent": "biling"}))
