@@ -220,21 +220,17 @@ async def ask(mesh: Mesh, message: str, channel: str, **more: Any) -> Answer:
 
 
 async def reports(mesh: Mesh, count: int, *, channel: str, since: float) -> list[TurnReport]:
-    """The first reports of a channel's turns."""
-    found: list[TurnReport] = []
-    async with asyncio.timeout(SOON_S * 2), aclosing(_told(mesh, since)) as told:
+    """The first reports of a channel's turns, as the turns ended."""
+    found: list[turn_reports.Reported] = []
+    following = turn_reports.follow(mesh.bus, TENANT, since=since)
+    async with asyncio.timeout(SOON_S * 2), aclosing(following) as told:
         async for one in told:
-            if one.channel == channel:
+            if one.report.channel == channel:
                 found.append(one)
             if len(found) == count:
                 break
-    return found
-
-
-async def _told(mesh: Mesh, since: float) -> AsyncGenerator[TurnReport]:
-    async with aclosing(turn_reports.follow(mesh.bus, TENANT, since=since)) as reported:
-        async for one in reported:
-            yield one.report
+    # Each runtime tells several at a time, so those of two may come in another order.
+    return [one.report for one in sorted(found, key=lambda one: one.at)]
 
 
 async def test_only_the_agents_of_the_routing_answer(mesh: Mesh) -> None:
