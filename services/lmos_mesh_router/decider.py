@@ -43,11 +43,12 @@ from lmos_mesh_router.hybrid import (
     settle_search,
 )
 from lmos_mesh_router.indexing import Index
-from lmos_mesh_router.llm import Account, Answer, NoHelp, Requirements
+from lmos_mesh_router.llm import Answer, NoHelp, Requirements
 from lmos_mesh_router.model_client import LanguageModel
 from lmos_mesh_router.prompts import Prompts, prompt_for
 from lmos_mesh_router.ranking import Ranking
 from lmos_mesh_router.settings import RouterSettings
+from lmos_mesh_router.spending import Account
 from lmos_mesh_router.splitting import Heard, Span, heard, parts, spans
 from lmos_mesh_router.view import View
 

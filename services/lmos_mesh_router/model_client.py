@@ -25,19 +25,14 @@ from lmos_mesh_router.llm import (
     Answer,
     Ask,
     Breaker,
-    Budget,
     Dialect,
     Inquiry,
-    Limits,
     NoHelp,
-    Prices,
     Received,
-    expected_use,
     shown,
-    together,
-    use_of,
 )
 from lmos_mesh_router.prompts import Prompt, Prompts, parse_prompts
+from lmos_mesh_router.spending import Budget, Limits, Prices, expected_use, together, use_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -10,26 +10,21 @@ from hypothesis import strategies as st
 from lmos_mesh.messages import ModelUse
 from lmos_mesh.things import Capability
 from lmos_mesh_router.llm import (
-    Account,
     Ask,
     Breaker,
-    Budget,
     Choice,
     Dialect,
     Inquiry,
-    Limits,
     NoHelp,
-    Prices,
     Received,
     Requirements,
     Unusable,
-    expected_use,
     read,
     schema_for,
     shown,
-    use_of,
 )
 from lmos_mesh_router.prompts import Card, Prompts, prompt_for
+from lmos_mesh_router.spending import Account, Budget, Limits, Prices, expected_use, use_of
 
 CARDS = (
     Card(agent="billing", capabilities=(Capability(id="view-bill", name="View a bill"),)),
