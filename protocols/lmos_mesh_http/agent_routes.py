@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmos_mesh import codec, subjects
-from lmos_mesh.description import OUR_IDS, id_of, thing_of
+from lmos_mesh.description import id_of, thing_of
 from lmos_mesh.errors import (
     InvalidMessage,
     MeshError,
@@ -23,7 +23,7 @@ from lmos_mesh.errors import (
 from lmos_mesh.messages import GET_THING, FoundThing, GetThing
 from lmos_mesh.projections import agent_card, agent_json, capabilities_json
 from lmos_mesh.reply_stream import Frame
-from lmos_mesh.things import DEFAULT_SUBSET, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, OUR_IDS, Thing
 from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.bodies import read_value

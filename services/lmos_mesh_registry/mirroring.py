@@ -13,12 +13,12 @@ from urllib.parse import unquote, urlsplit
 from lmos_mesh.description import (
     LIVE,
     MESH_CONTEXT,
-    TYPES,
     description_faults,
     id_of,
     named_in_words,
     thing_of,
 )
+from lmos_mesh.description_terms import TYPES
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.things import DEFAULT_SUBSET, NAME_BYTES, OUR_IDS, thing_from

@@ -973,7 +973,8 @@ def test_a_description_that_fits_into_no_message_is_refused() -> None:
 def test_every_term_of_ours_is_in_the_published_vocabularies() -> None:
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "descriptions.md").read_text("utf-8")
-    source = (Path(__file__).parents[2] / "lmos_mesh" / "description.py").read_text("utf-8")
+    modules = (Path(__file__).parents[2] / "lmos_mesh").glob("description*.py")
+    source = "".join(module.read_text("utf-8") for module in modules)
     contexts = {"mesh": "urn:lmos-mesh:vocabulary#", "nats": "urn:lmos-mesh:vocabulary:nats#"}
 
     for prefix, uri in contexts.items():
