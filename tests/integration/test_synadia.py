@@ -69,7 +69,7 @@ OURS = """
     @agent.capability(examples=["sleep for a moment"])
     async def sleep(question: str) -> str:
         \"\"\"Sleep for a moment.\"\"\"
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.0)
         return "slept"
 
     @agent.capability(examples=["break now"])
@@ -293,7 +293,7 @@ async def test_one_instance_answers_several_prompts_at_once(asked: Agent) -> Non
     took_s = time.perf_counter() - began
 
     assert [task.result() for task in tasks] == [["slept"]] * 10
-    assert took_s < 1.8, f"ten times 0.2 s took {took_s:.2f} s"
+    assert took_s < 9, f"ten times 1 s took {took_s:.2f} s"
 
 
 async def test_a_client_that_leaves_in_mid_answer_harms_nobody(

@@ -40,7 +40,7 @@ from lmos_mesh.watching import Watch
 from lmos_mesh_registry.service import Registry, RegistrySettings
 from tests.conftest import MemoryMesh
 
-SOON_S = 3.0
+SOON_S = 10.0
 
 
 class Customer(BaseModel):
@@ -66,7 +66,7 @@ async def greet(name: str) -> str:
 
 @agent.capability
 def greet_slowly(name: str) -> str:
-    time.sleep(0.2)
+    time.sleep(1.0)
     return f"Hello {name}"
 
 
@@ -562,7 +562,7 @@ async def test_ten_calls_of_a_slow_function_run_at_a_time(memory_mesh: MemoryMes
         took_s = time.monotonic() - began
 
     assert [call.result() for call in calls] == [f"Hello {at}" for at in range(10)]
-    assert took_s < 1.8
+    assert took_s < 9
 
 
 # -- what goes wrong --
