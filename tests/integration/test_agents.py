@@ -292,7 +292,7 @@ async def test_an_agent_that_is_told_to_stop_finishes_its_answer(
 ) -> None:
     process = services.agent(SLOW, name="slow", LMOS_TENANT=tenant)
     async with services.client(tenant) as mesh, asyncio.TaskGroup() as tasks:
-        answer = tasks.create_task(invoke(mesh, "take", agent="slow", seconds=1.0))
+        answer = tasks.create_task(invoke(mesh, "take", agent="slow", seconds=3.0))
         await asyncio.sleep(0.1)
 
         process.terminate()
@@ -325,7 +325,7 @@ async def test_what_does_not_end_in_time_is_taken_over_by_another_instance(
     agent.run()
     """
     told: dict[str, str] = {"LMOS_TENANT": tenant, "LMOS_DRAIN_TIMEOUT_S": "0.3"}
-    first = services.agent(source, name="first", PAUSE_S="1.0", **told)
+    first = services.agent(source, name="first", PAUSE_S="5.0", **told)
     async with services.client(tenant) as mesh:
         await until(is_routable, mesh, "teller", within_s=SOON_S)
         words: list[str] = []

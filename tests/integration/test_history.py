@@ -330,7 +330,7 @@ async def stored_bytes(services: Deployment, mesh: Mesh, conversation: str) -> i
     """How much of a conversation is kept, as the server tells somebody who asks it directly."""
     size = 0
     async with plain_client(services.url) as client:
-        stream = client.jetstream()
+        stream = client.jetstream(timeout=20)
         for name, subject in (
             ("KV_lmos_conversations", f"$KV.lmos_conversations.{mesh.bus.tenant}.{conversation}"),
             ("LMOS_HISTORY", f"lmos.{mesh.bus.tenant}.history.{conversation}"),

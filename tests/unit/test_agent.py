@@ -660,17 +660,18 @@ async def test_a_long_answer_in_the_synadia_protocol_says_now_and_then_that_it_c
 ) -> None:
     monkeypatch.setattr(synadia, "KEEP_ALIVE_S", 0.03)
     slow = Agent("slow")
+    chunks: list[bytes] = []
+    enough, ended = asyncio.Event(), asyncio.Event()
 
     @slow.capability
     async def take(question: str) -> str:
-        await asyncio.sleep(0.2)
+        await enough.wait()
         return question
-
-    chunks: list[bytes] = []
-    ended = asyncio.Event()
 
     def on_packet(packet: Packet) -> None:
         chunks.append(packet.payload)
+        if len(chunks) == 4:
+            enough.set()
         if not packet.payload:
             ended.set()
 
