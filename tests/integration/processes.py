@@ -272,7 +272,7 @@ async def plain_client(url: str) -> AsyncGenerator[Any]:
 
 
 async def until(
-    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 10.0
+    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 20.0
 ) -> float:
     """Ask again and again until something is true, and say how many seconds it took."""
     began = time.perf_counter()

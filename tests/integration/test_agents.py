@@ -20,7 +20,7 @@ from lmos_mesh.service import BAD_SETTINGS
 from tests.conftest import StartServer
 from tests.integration.processes import Deployment, Process, instances_of, plain_client, until
 
-SOON_S = 5.0
+SOON_S = 15.0
 
 KINDS = '''
 import asyncio, json, time
@@ -454,7 +454,7 @@ def test_what_a_user_can_mend_is_said_in_one_line(
         process.told_to_end = True
         process.expected = said
 
-        assert process.wait(20) == status
+        assert process.wait() == status
 
         assert said in process.log().splitlines()[-1]
         assert "Traceback" not in process.log()
@@ -563,6 +563,6 @@ async def everyone(client: Any, subject: str) -> list[Any]:
     found: list[Any] = []
     try:
         while True:
-            found.append(json.loads((await replies.next_msg(timeout=0.3)).data))
+            found.append(json.loads((await replies.next_msg(timeout=1.5)).data))
     except TimeoutError:
         return found

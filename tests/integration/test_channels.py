@@ -26,7 +26,7 @@ from tests.integration.processes import Deployment, until
 
 TENANT = "channel-tests"
 OTHERS = "channel-others"
-SOON_S = 5.0
+SOON_S = 15.0
 TWO: dict[str, Sequence[str]] = {"billing": ["view_bill"], "weather": ["forecast"]}
 
 AGENTS = '''

@@ -23,7 +23,7 @@ from lmos_mesh_runtime.conversation import WINDOW_TURNS
 from tests.conftest import new_name
 from tests.integration.processes import Deployment, Process, plain_client, until
 
-SOON_S = 8.0
+SOON_S = 15.0
 FROZEN_S = 12.0
 """A question that went to a frozen runtime is asked again after 5 s."""
 
@@ -315,7 +315,7 @@ async def test_a_conversation_forgotten_while_its_window_overflows_leaves_nothin
     for at in range(WINDOW_TURNS):
         await ask(mesh, f"secret {at}", conversation=conversation)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(ask(mesh, "2 x 0.2", "teller", conversation=conversation))
+        tasks.create_task(ask(mesh, "3 x 0.8", "teller", conversation=conversation))
         await until(is_running, mesh, conversation, within_s=SOON_S)
         await mesh.bus.call(FORGET_CONVERSATION, ForgetConversation(conversation=conversation))
 

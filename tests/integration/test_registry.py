@@ -42,7 +42,7 @@ from tests.integration.processes import (
     until,
 )
 
-SOON_S = 5.0
+SOON_S = 15.0
 
 AGENT = """
 from lmos_mesh import Agent

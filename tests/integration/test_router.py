@@ -25,7 +25,7 @@ from lmos_mesh.messages import (
 )
 from tests.integration.processes import Deployment, plain_client, until
 
-SOON_S = 5.0
+SOON_S = 15.0
 
 AGENT = """
 from lmos_mesh import Agent

@@ -40,7 +40,7 @@ from lmos_mesh.reply_stream import Frame, ReplyStream
 from tests.conftest import new_name
 from tests.integration.processes import Deployment, plain_client, until
 
-SOON_S = 5.0
+SOON_S = 15.0
 BILL = "Your bill is 39.99 €, due on the 1st."
 
 AGENTS = '''
@@ -524,7 +524,7 @@ async def test_a_conversation_that_is_forgotten_while_it_runs_stays_forgotten(
     mesh: Mesh, conversation: str
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(ask(mesh, "3 x 0.1", agent="teller", conversation=conversation))
+        running = tasks.create_task(ask(mesh, "3 x 0.8", agent="teller", conversation=conversation))
         await until(is_running, mesh, conversation, within_s=SOON_S)
         await mesh.bus.call(FORGET_CONVERSATION, ForgetConversation(conversation=conversation))
 

@@ -38,7 +38,7 @@ from lmos_mesh.wiring import host_of
 from tests.conftest import new_name
 from tests.integration.processes import Deployment, Process, instances_of, until
 
-SOON_S = 5.0
+SOON_S = 15.0
 WORK_S = 0.3
 BILL, RAIN = "show my bill", "will it rain tomorrow?"
 BOTH = f"{BILL} and {RAIN}"
