@@ -15,8 +15,16 @@ import pytest
 
 from lmos_mesh.mesh_state import MeshPlace, ProcessRecord
 from tests.conftest import StartServer
-from tests.integration.cli.conftest import LIGHT, LMOS, Lmos, Mesh, StartLmos, StartMesh, environ_of
-from tests.integration.processes import plain_client
+from tests.integration.cli.conftest import (
+    LIGHT,
+    LMOS,
+    Lmos,
+    Mesh,
+    StartLmos,
+    StartMesh,
+    asked_by_commands,
+    environ_of,
+)
 
 
 def all_gone(processes: Iterable[psutil.Process], *, within_s: float) -> bool:
@@ -103,12 +111,9 @@ async def test_a_command_says_that_the_bus_is_lost_and_that_it_waits(
     start_mesh: StartMesh, start_lmos: StartLmos
 ) -> None:
     mesh = start_mesh(*LIGHT)
-    async with plain_client(mesh.record.nats_url) as client:
-        asked = await client.subscribe("lmos.*.registry.find")
-        await client.flush()
+    async with asked_by_commands(mesh, "registry.find") as asked:
         watching = start_lmos("agents", "--watch")
-        while ".cli-" not in (await asked.next_msg(timeout=60)).reply:
-            pass
+        await asked()
 
     os.kill(mesh.pid("nats"), signal.SIGKILL)
 
