@@ -25,6 +25,7 @@ from lmos_mesh.tether import tethered
 
 READY_S = 60.0
 STOP_S = 45.0
+ANSWERED_S = 15.0
 POLL_S = 0.02
 
 # What a process logs when something is wrong with it, whatever its level.
@@ -212,7 +213,7 @@ class Deployment:
 
     def client(self, tenant: str = "demo", **more: Any) -> AbstractAsyncContextManager[Mesh]:
         """A program's connection to the mesh."""
-        return Mesh.connect(self.url, tenant=tenant, **more)
+        return Mesh.connect(self.url, tenant=tenant, **{"timeout_s": ANSWERED_S, **more})
 
     def of(self, instance: str) -> Process:
         """The process that calls itself so."""

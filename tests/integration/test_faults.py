@@ -7,7 +7,7 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -192,9 +192,12 @@ async def mesh(services: Deployment, tenant: str) -> AsyncGenerator[Mesh]:
         yield connected
 
 
-async def tellers(services: Deployment, tenant: str, count: int = 2, **env: str) -> list[Process]:
+async def tellers(
+    services: Deployment, tenant: str, count: int = 2, *, env: Mapping[str, str] | None = None
+) -> list[Process]:
     started = [
-        services.start_agent(TELLER, name="teller", LMOS_TENANT=tenant, **env) for _ in range(count)
+        services.start_agent(TELLER, name="teller", LMOS_TENANT=tenant, **(env or {}))
+        for _ in range(count)
     ]
     return [await one.ready() for one in started]
 
@@ -235,7 +238,7 @@ async def test_a_killed_agent_is_neither_found_nor_routed_to(
 async def test_one_that_dies_before_its_first_word_is_replaced_without_a_word(
     services: Deployment, mesh: Mesh, tenant: str, note: Note, go_on: GoOn
 ) -> None:
-    await tellers(services, tenant, **go_on.env, WAITS_BEFORE="0")
+    await tellers(services, tenant, env={**go_on.env, "WAITS_BEFORE": "0"})
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -261,7 +264,7 @@ async def test_one_that_dies_before_its_first_word_is_replaced_without_a_word(
 async def test_one_that_dies_after_its_first_word_is_replaced_with_a_restart(
     services: Deployment, mesh: Mesh, tenant: str, note: Note, go_on: GoOn
 ) -> None:
-    await tellers(services, tenant, **go_on.env)
+    await tellers(services, tenant, env=go_on.env)
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -308,7 +311,7 @@ async def test_a_caller_that_cannot_begin_anew_gets_a_clear_error(
 async def test_a_caller_of_one_whole_answer_does_not_hear_of_it(
     services: Deployment, mesh: Mesh, tenant: str, go_on: GoOn
 ) -> None:
-    await tellers(services, tenant, **go_on.env)
+    await tellers(services, tenant, env=go_on.env)
     await until(decided, mesh, "teller", within_s=SOON_S)
     async with asyncio.TaskGroup() as tasks:
         request = Converse(message="4 x 0.1", agent="teller", restarts=False)
@@ -410,7 +413,7 @@ agent.run()
 async def test_an_instance_that_is_started_again_meanwhile_answers(
     services: Deployment, mesh: Mesh, tenant: str, tmp_path: Path, go_on: GoOn
 ) -> None:
-    teller = (await tellers(services, tenant, 1, **go_on.env))[0]
+    teller = (await tellers(services, tenant, 1, env=go_on.env))[0]
     join = tmp_path / "join"
     again = services.start_agent(JOINS_WHEN_TOLD, name="teller", LMOS_TENANT=tenant, JOIN=str(join))
     await again.logged("has started")
@@ -522,7 +525,7 @@ async def test_a_frozen_agent_is_routed_to_no_more_and_comes_back(
 async def test_what_a_frozen_agent_was_answering_another_one_answers(
     services: Deployment, mesh: Mesh, tenant: str, note: Note, go_on: GoOn
 ) -> None:
-    await tellers(services, tenant, **go_on.env)
+    await tellers(services, tenant, env=go_on.env)
     await until(decided, mesh, "teller", within_s=SOON_S)
     told = Told()
     async with asyncio.TaskGroup() as tasks:
@@ -833,7 +836,7 @@ async def test_without_disconnect_events_a_death_is_noticed_by_asking(
     plain_services: Deployment, tenant: str, note: Note, go_on: GoOn
 ) -> None:
     async with plain_services.client(tenant) as mesh:
-        await tellers(plain_services, tenant, **go_on.env)
+        await tellers(plain_services, tenant, env=go_on.env)
         await until(decided, mesh, "teller", within_s=SOON_S)
         told = Told()
         async with asyncio.TaskGroup() as tasks:
@@ -856,7 +859,7 @@ async def test_without_disconnect_events_a_death_before_the_first_word_is_notice
     plain_services: Deployment, tenant: str, note: Note, go_on: GoOn
 ) -> None:
     async with plain_services.client(tenant) as mesh:
-        await tellers(plain_services, tenant, **go_on.env, WAITS_BEFORE="0")
+        await tellers(plain_services, tenant, env={**go_on.env, "WAITS_BEFORE": "0"})
         await until(decided, mesh, "teller", within_s=SOON_S)
         told = Told()
         async with asyncio.TaskGroup() as tasks:
