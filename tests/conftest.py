@@ -59,7 +59,7 @@ class Mesh(Protocol):
         ...
 
     def bus(
-        self, instance: str = "", *, tenant: str = "", timeout_s: float = 5.0
+        self, instance: str = "", *, tenant: str = "", timeout_s: float = 15.0
     ) -> AbstractAsyncContextManager[Bus]:
         """A bus on a connection of its own while the block lasts."""
         ...
@@ -75,7 +75,7 @@ class _Buses:
 
     @asynccontextmanager
     async def bus(
-        self, instance: str = "", *, tenant: str = "", timeout_s: float = 5.0
+        self, instance: str = "", *, tenant: str = "", timeout_s: float = 15.0
     ) -> AsyncGenerator[Bus]:
         instance = instance or new_name("instance")
         async with (

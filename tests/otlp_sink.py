@@ -84,7 +84,7 @@ class OtlpSink:
                     self._spans.extend(_seen(named["service.name"], one) for one in scope.spans)
             self._grew.notify_all()
 
-    def wait(self, services: set[str], *, timeout_s: float = 15.0) -> list[SeenSpan]:
+    def wait(self, services: set[str], *, timeout_s: float = 30.0) -> list[SeenSpan]:
         """All spans, once every one of these services has sent some."""
         with self._grew:
             self._grew.wait_for(lambda: services <= {one.service for one in self._spans}, timeout_s)

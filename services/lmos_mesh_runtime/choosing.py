@@ -11,7 +11,7 @@ from lmos_mesh.messages import DECIDE, Converse, Decide, Decision, Utterance
 from lmos_mesh.things import Capability
 from lmos_mesh_runtime.routing import Way, Ways
 
-_AGAIN_S = (0.02, 0.05, 0.1, 0.3)
+_AGAIN_S = (0.02, 0.05, 0.1, 0.3, 1.0)
 """Between decisions, while not everybody knows yet what has just been applied."""
 
 

@@ -43,8 +43,8 @@ from tests.conftest import Mesh, new_name
 SOON_S = 10.0
 """Far longer than anything here takes: a test that waits this long has failed."""
 
-NOTICED_S = 0.1
-"""A caller that leaves reaches the handler within this; 5 times as much tells it from hanging."""
+NOTICED_S = 3.0
+"""What is noticed at once comes within this; otherwise a deadline or a sign of life would tell."""
 
 
 class Question(Message):
@@ -128,8 +128,10 @@ async def test_where_nobody_serves_a_call_fails_at_once(mesh: Mesh) -> None:
     async with mesh.bus() as caller:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="nobody answers"):
-            await caller.call(Endpoint("nobody", "x", Question, Answer), Question(text=""))
-        assert time.monotonic() - began < 1.8
+            await caller.call(
+                Endpoint("nobody", "x", Question, Answer), Question(text=""), timeout_s=3 * SOON_S
+            )
+        assert time.monotonic() - began < SOON_S
 
 
 async def test_a_call_may_wait_for_somebody_who_is_just_starting(mesh: Mesh) -> None:
@@ -530,18 +532,22 @@ async def test_a_request_without_a_reply_subject_is_done_all_the_same(mesh: Mesh
 
 
 async def test_ten_slow_calls_to_one_instance_run_side_by_side(mesh: Mesh) -> None:
+    running: list[str] = []
+    all_run = asyncio.Event()
+
     async def slow(question: Question, call: Call) -> Answer:
-        await asyncio.sleep(0.2)
+        running.append(question.text)
+        if len(running) == 10:
+            all_run.set()
+        await all_run.wait()
         return Answer(text=question.text)
 
     async with two(mesh, slow) as caller:
-        began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             asked = [
-                tasks.create_task(caller.call(ASK, Question(text=str(number))))
+                tasks.create_task(caller.call(ASK, Question(text=str(number)), timeout_s=SOON_S))
                 for number in range(10)
             ]
-        assert time.monotonic() - began < 1.8
         assert [one.result().text for one in asked] == [str(number) for number in range(10)]
 
 
@@ -844,6 +850,7 @@ async def test_drain_finishes_what_was_accepted_and_takes_nothing_new(mesh: Mesh
             await caller.transport.flush()
             draining = tasks.create_task(leaver.drain())
             await asyncio.sleep(0.05)
+            await leaver.transport.flush()
             assert not draining.done()
             assert leaver.in_flight == 20
             with pytest.raises(Unavailable):
@@ -856,7 +863,7 @@ async def test_drain_finishes_what_was_accepted_and_takes_nothing_new(mesh: Mesh
 
 async def test_a_drain_under_load_loses_no_request(mesh: Mesh) -> None:
     async with mesh.bus("caller") as caller, mesh.bus("stayer") as stayer:
-        answered = refused = 0
+        answers: asyncio.Queue[None] = asyncio.Queue()
         stop = asyncio.Event()
 
         async def work(call: Call) -> dict[str, str]:
@@ -864,10 +871,9 @@ async def test_a_drain_under_load_loses_no_request(mesh: Mesh) -> None:
             return {}
 
         async def keep_asking() -> None:
-            nonlocal answered
             while not stop.is_set():
                 await caller.request(f"lmos.{mesh.tenant}.work", b"", timeout_s=SOON_S)
-                answered += 1
+                answers.put_nowait(None)
 
         await stayer.respond(f"lmos.{mesh.tenant}.work", work, queue="q")
         async with asyncio.TaskGroup() as tasks:
@@ -876,12 +882,10 @@ async def test_a_drain_under_load_loses_no_request(mesh: Mesh) -> None:
             for number in range(5):
                 async with mesh.bus(f"leaver-{number}") as leaver:
                     await leaver.respond(f"lmos.{mesh.tenant}.work", work, queue="q")
-                    await asyncio.sleep(0.05)
+                    for _ in range(12):
+                        await answers.get()
                     await leaver.drain()
             stop.set()
-
-        assert answered > 50
-        assert refused == 0
 
 
 async def test_a_bus_that_ends_tells_its_callers_and_leaves_its_queue(mesh: Mesh) -> None:
@@ -1153,11 +1157,9 @@ async def test_a_frame_that_is_too_large_is_refused_to_the_handler_and_leaves_no
 
 async def test_where_nobody_listens_a_stream_fails_at_once(mesh: Mesh) -> None:
     async with mesh.bus() as caller:
-        began = time.monotonic()
         with pytest.raises(Unavailable, match="nobody answers"):
-            async with caller.stream(ASK, Question(text="")) as stream:
+            async with asyncio.timeout(SOON_S), caller.stream(ASK, Question(text="")) as stream:
                 await all_of(stream)
-        assert time.monotonic() - began < 1.8
 
 
 async def test_a_malformed_request_for_a_stream_is_an_error_that_names_the_field(
@@ -1241,6 +1243,8 @@ async def test_a_stream_that_was_read_to_its_end_stays_ended_whatever_comes_afte
         )
         asked = await script.is_asked()
         script.say(asked, [0, "ack", {"task": "t", "instance": "far"}], [1, "end", {"x": 1}])
+        await foreign.flush()
+        await caller.transport.flush()
         await asyncio.sleep(0.3)  # longer than a silent stream is borne
         caller.lose("far", "has disconnected")
         script.say(asked, [2, "delta", "late"])
@@ -1256,9 +1260,9 @@ async def test_a_stream_that_was_read_to_its_end_stays_ended_whatever_comes_afte
 @pytest.mark.parametrize(
     ("patience", "frames", "said"),
     [
-        (Patience(0.1, 5, 5), [], r"no first frame within 0\.1 s"),
-        (Patience(5, 0.1, 5), [ACK, [1, "delta", "x"]], r"silent for 0\.1 s"),
-        (Patience(5, 5, 0.1), [ACK], r"no end within 0\.1 s"),
+        (Patience(0.1, 60, 60), [], r"no first frame within 0\.1 s"),
+        (Patience(60, 0.1, 60), [ACK, [1, "delta", "x"]], r"silent for 0\.1 s"),
+        (Patience(60, 60, 0.1), [ACK], r"no end within 0\.1 s"),
     ],
     ids=["first", "idle", "total"],
 )
@@ -1267,24 +1271,22 @@ async def test_patience_ends(mesh: Mesh, patience: Patience, frames: list[Any], 
         script = await Script(mesh, foreign).begin()
         stream = await caller.open_stream(script.subject, b"", patience=patience)
         script.say(await script.is_asked(), *frames)
-        began = time.monotonic()
 
         with pytest.raises(DeadlineExceeded, match=said):
             await all_of(stream)
 
-        assert time.monotonic() - began < 1.8
         stream.close()
 
 
 async def test_patience_is_not_lost_by_a_stream_that_goes_on(mesh: Mesh) -> None:
     async def slow(question: Question, call: Call) -> Answer:
         for _ in range(6):
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.3)
             await call.send("delta", "x")
         return Answer(text="")
 
     async with two(mesh, slow) as caller:
-        patience = Patience(first_s=0.2, idle_s=0.2, total_s=5)
+        patience = Patience(first_s=1.5, idle_s=1.5, total_s=60)
         async with caller.stream(ASK, Question(text=""), patience=patience) as stream:
             assert len(await all_of(stream)) == 8
 
@@ -1293,20 +1295,26 @@ async def test_a_silent_handler_is_kept_alive_by_the_bus(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "KEEP_ALIVE_S", 0.05)
+    enough = asyncio.Event()
+    frames: list[Frame] = []
 
     async def silent(question: Question, call: Call) -> Answer:
-        await asyncio.sleep(0.4)
+        await enough.wait()
         return Answer(text="at last")
 
     async with two(mesh, silent) as caller:
-        patience = Patience(first_s=1, idle_s=0.2, total_s=5)
+        patience = Patience(first_s=SOON_S, idle_s=SOON_S, total_s=60)
+        began = time.monotonic()
         async with caller.stream(ASK, Question(text=""), patience=patience) as stream:
-            frames = await all_of(stream)
+            async for frame in stream:
+                frames.append(frame)
+                if len(frames) == 6:
+                    enough.set()
 
         kinds = [frame.kind for frame in frames]
-        assert kinds[0] == "ack"
+        assert kinds[:6] == ["ack", *["status"] * 5]
         assert kinds[-1] == "end"
-        assert 3 < kinds.count("status") < 12
+        assert time.monotonic() - began > 5 * 0.04
         assert frames[1].body == {"state": "working"}
 
 
@@ -1339,7 +1347,7 @@ async def test_to_leave_a_stream_reaches_the_handler_at_once(mesh: Mesh) -> None
 
         stream.close()
 
-        await happens(gate.cancelled, 5 * NOTICED_S)
+        await happens(gate.cancelled, NOTICED_S)
         await worker.drain()
         assert worker.in_flight == 0
 
@@ -1378,7 +1386,7 @@ async def test_to_leave_a_stream_that_another_tenant_answers_reaches_the_handler
         async with caller.stream(ASK, Question(text=""), tenant=tenant) as stream:
             async with asyncio.timeout(SOON_S):
                 await anext(stream)
-        await happens(cancelled, 5 * NOTICED_S)
+        await happens(cancelled, NOTICED_S)
 
 
 async def test_a_task_of_one_tenant_cannot_be_called_off_by_another(mesh: Mesh) -> None:
@@ -1457,7 +1465,7 @@ async def test_the_work_of_a_caller_whose_connection_is_gone_is_called_off(mesh:
             # The stream was not closed: the process has died, as far as anybody can see.
             assert not gate.cancelled.is_set()
 
-        await happens(gate.cancelled, 5 * NOTICED_S)
+        await happens(gate.cancelled, NOTICED_S)
 
 
 async def test_the_work_of_a_caller_that_no_longer_listens_is_called_off_by_its_own_frames(
@@ -1509,11 +1517,10 @@ async def test_a_stream_breaks_when_the_instance_that_answers_disconnects(mesh: 
                 await anext(stream)
 
         said: list[Frame] = []
-        began = time.monotonic()
         with pytest.raises(InstanceLost, match="'victim' has disconnected"):
-            await read(stream, said)
+            async with asyncio.timeout(SOON_S):
+                await read(stream, said)
 
-        assert time.monotonic() - began < 10 * NOTICED_S
         assert [frame.body for frame in said] == ["half a"]
         assert "victim" in lost
         assert caller.sees_disconnects
@@ -1529,12 +1536,11 @@ async def test_a_silent_instance_that_is_gone_is_found_by_asking(
         script = await Script(mesh, transport).begin()
         stream = await caller.open_stream(script.subject, b"")
         script.say(await script.is_asked(), [0, "ack", {"task": "t", "instance": "victim"}])
-        began = time.monotonic()
 
         with pytest.raises(InstanceLost, match="'victim' does not answer"):
-            await all_of(stream)
+            async with asyncio.timeout(SOON_S):
+                await all_of(stream)
 
-        assert time.monotonic() - began < 2.5
         assert not caller.sees_disconnects
         stream.close()
 

@@ -329,7 +329,7 @@ async def test_where_nobody_listens_a_request_fails_at_once(mesh: Mesh) -> None:
         with pytest.raises(Unavailable, match=rf"nobody answers on '{mesh.tenant}\.x'"):
             await caller.request(f"{mesh.tenant}.x", b"", timeout_s=30)
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON_S
 
 
 async def test_a_silent_responder_costs_the_timeout_and_its_late_reply_is_dropped(
@@ -361,23 +361,25 @@ async def test_each_request_ends_at_its_own_time_whichever_was_first(mesh: Mesh)
                 await caller.request(f"{mesh.tenant}.x", b"", timeout_s=timeout_s)
             took[timeout_s] = time.monotonic() - began
 
-        async with asyncio.TaskGroup() as tasks:
-            for timeout_s in (0.6, 0.2, 0.4):
-                tasks.create_task(ask(timeout_s))
-        assert list(took) == [0.2, 0.4, 0.6]
+        async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as tasks:
+            longest = tasks.create_task(ask(3 * SOON_S))
+            shorter = [tasks.create_task(ask(timeout_s)) for timeout_s in (0.2, 0.4)]
+            await asyncio.wait(shorter)
+            longest.cancel()
+        assert list(took) == [0.2, 0.4]
         assert all(timeout_s <= spent + 0.01 for timeout_s, spent in took.items())
-        assert took[0.2] < 0.4
 
 
 async def test_a_cancelled_request_leaves_nothing_behind(mesh: Mesh) -> None:
     async with mesh.transport() as caller, mesh.transport() as responder:
         asked = Packets()
         await responder.subscribe(f"{mesh.tenant}.x", asked)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
-                await caller.request(f"{mesh.tenant}.x", b"", timeout_s=30)
+        async with asyncio.TaskGroup() as tasks:
+            request = tasks.create_task(caller.request(f"{mesh.tenant}.x", b"", timeout_s=30))
+            packet = await asked.get()
+            request.cancel()
 
-        responder.publish((await asked.get()).reply, b"late")
+        responder.publish(packet.reply, b"late")
         await all_sent(responder, caller)
 
         with pytest.raises(Unavailable):
@@ -757,7 +759,7 @@ async def test_a_lease_expires_and_its_feed_says_so_once(mesh: Mesh) -> None:
 
         gone = await feed.next()
 
-        assert 0.8 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.8
         assert (gone.key, gone.value) == ("a.b", None)
         assert gone.revision > revision
         assert await store.get("a.b") is None
@@ -791,13 +793,13 @@ async def test_a_lease_lives_on_if_it_is_renewed_or_put_for_good(mesh: Mesh) -> 
         store = transport.key_value(where)
         await store.put("a.good", b"lease", ttl_s=1)
         await store.put("a.good", b"for good")
-        revision = await store.put("a.renewed", b"alive", ttl_s=1)
+        revision = await store.put("a.renewed", b"alive", ttl_s=2)
         await store.put("a.left", b"", ttl_s=1)
-        for _ in range(3):
+        for _ in range(6):
             await asyncio.sleep(0.4)
-            revision = await store.put("a.renewed", b"alive", ttl_s=1, expected=revision)
+            revision = await store.put("a.renewed", b"alive", ttl_s=2, expected=revision)
 
-        changes = [await feed.next() for _ in range(8)]
+        changes = [await feed.next() for _ in range(11)]
         assert {change.key for change in changes if change.value is None} == {"a.left"}
         assert await live(store) == {"a.good": b"for good", "a.renewed": b"alive"}
         entry = await store.get("a.renewed")
@@ -811,9 +813,9 @@ async def test_a_create_at_any_moment_of_a_lease_and_its_marker_succeeds_or_conf
     async with mesh.transport() as transport:
         store = transport.key_value(bucket(**LEASES))
         outcomes: list[str] = []
-        until = time.monotonic() + 1.4
+        until = time.monotonic() + SOON_S
         await store.put("a.b", b"", ttl_s=1)
-        while time.monotonic() < until:
+        while outcomes.count("won") < 30 and time.monotonic() < until:
             try:
                 await store.put("a.b", b"", ttl_s=1, expected=0)
                 await store.delete("a.b")
@@ -1056,10 +1058,10 @@ async def test_take_returns_at_once_with_what_there_is(mesh: Mesh) -> None:
         await stream.append(f"{mesh.tenant}.log.x", b"2")
         began = time.monotonic()
 
-        items = await stream.take("w", limit=10, wait_s=5)
+        items = await stream.take("w", limit=10, wait_s=3 * SOON_S)
 
         assert await taken(items) == [b"1", b"2"]
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < SOON_S
 
 
 async def test_take_waits_for_work(mesh: Mesh) -> None:
@@ -1068,15 +1070,16 @@ async def test_take_waits_for_work(mesh: Mesh) -> None:
         stream = worker.stream(where)
         began = time.monotonic()
         assert await stream.take("w", wait_s=0.1) == []
-        assert 0.08 < time.monotonic() - began < 2
+        assert time.monotonic() - began > 0.08
 
         async with asyncio.TaskGroup() as tasks:
-            waiting = tasks.create_task(stream.take("w", limit=4, wait_s=SOON_S))
+            began = time.monotonic()
+            waiting = tasks.create_task(stream.take("w", limit=4, wait_s=3 * SOON_S))
             await asyncio.sleep(0.05)
             await boss.stream(where).append(f"{mesh.tenant}.log.x", b"1")
 
         assert await taken(waiting.result()) == [b"1"]
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < SOON_S
 
 
 async def test_work_given_back_comes_again_and_counts_its_deliveries(mesh: Mesh) -> None:
@@ -1111,28 +1114,28 @@ async def test_work_of_a_silent_worker_goes_to_another(mesh: Mesh) -> None:
 
 async def test_work_that_is_still_worked_on_is_not_given_away(mesh: Mesh) -> None:
     async with mesh.transport() as transport:
-        stream = transport.stream(work(mesh, ack_wait_s=0.3))
+        stream = transport.stream(work(mesh, ack_wait_s=1))
         await stream.append(f"{mesh.tenant}.log.x", b"1")
         (item,) = await stream.take("w")
 
-        for _ in range(4):
-            await asyncio.sleep(0.15)
+        for _ in range(6):
+            await asyncio.sleep(0.2)
             await item.working()
             assert await stream.take("w", wait_s=0.01) == []
 
         await item.done()
-        assert await stream.take("w", wait_s=0.35) == []
+        assert await stream.take("w", wait_s=1.1) == []
 
 
 async def test_work_that_can_never_be_done_is_not_tried_again(mesh: Mesh) -> None:
     async with mesh.transport() as transport:
-        stream = transport.stream(work(mesh, ack_wait_s=0.2))
+        stream = transport.stream(work(mesh, ack_wait_s=0.6))
         await stream.append(f"{mesh.tenant}.log.x", b"poison")
         (item,) = await stream.take("w")
 
         await item.never("it is malformed")
 
-        assert await stream.take("w", wait_s=0.3) == []
+        assert await stream.take("w", wait_s=0.7) == []
 
 
 async def test_work_is_tried_no_more_often_than_allowed(mesh: Mesh) -> None:
@@ -1155,12 +1158,12 @@ async def test_two_workers_of_one_name_share_and_lose_nothing(mesh: Mesh) -> Non
 
         async def work_off(transport: Transport) -> None:
             stream = transport.stream(where)
-            while items := await stream.take("w", limit=3, wait_s=0.1):
-                for item in items:
+            while len(done) < 30:
+                for item in await stream.take("w", limit=3, wait_s=0.1):
                     done.append(int(item.packet.payload))
                     await item.done()
 
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as tasks:
             tasks.create_task(work_off(one))
             tasks.create_task(work_off(two))
 

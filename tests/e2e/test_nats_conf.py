@@ -100,7 +100,7 @@ async def test_the_container_tells_the_mesh_at_once_who_has_gone(container: Cont
         ):
             pass
 
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             gone = await heard.get()
 
     assert gone == "lmos/demo/goer"

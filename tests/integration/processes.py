@@ -3,6 +3,7 @@
 """A mesh of real processes on a real nats-server, as it is deployed, each with its log at hand."""
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -22,8 +23,9 @@ from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import FIND_THINGS, FindThings, FoundThing
 from lmos_mesh.tether import tethered
 
-READY_S = 30.0
-STOP_S = 15.0
+READY_S = 60.0
+STOP_S = 45.0
+ANSWERED_S = 15.0
 POLL_S = 0.02
 
 # What a process logs when something is wrong with it, whatever its level.
@@ -211,7 +213,7 @@ class Deployment:
 
     def client(self, tenant: str = "demo", **more: Any) -> AbstractAsyncContextManager[Mesh]:
         """A program's connection to the mesh."""
-        return Mesh.connect(self.url, tenant=tenant, **more)
+        return Mesh.connect(self.url, tenant=tenant, **{"timeout_s": ANSWERED_S, **more})
 
     def of(self, instance: str) -> Process:
         """The process that calls itself so."""
@@ -271,13 +273,13 @@ async def plain_client(url: str) -> AsyncGenerator[Any]:
 
 
 async def until(
-    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 10.0
+    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 20.0
 ) -> float:
     """Ask again and again until something is true, and say how many seconds it took."""
     began = time.perf_counter()
     while not await true(*arguments):
         took_s = time.perf_counter() - began
-        assert took_s < within_s, f"{true.__name__}{arguments[1:]} not within {within_s:g} s"
+        assert took_s < within_s, f"not within {within_s:g} s: {_asked(true, arguments)}"
         await asyncio.sleep(POLL_S)
     return time.perf_counter() - began
 
@@ -292,6 +294,15 @@ async def instances_of(mesh: Mesh, name: str) -> set[str]:
     """The live instances of an agent, as the registry has them."""
     found = await find_one(mesh, name)
     return {one.instance for one in found.instances} if found else set()
+
+
+def _asked(true: Callable[..., object], arguments: Iterable[object]) -> str:
+    """What was waited for, as it is written, with what it could see: `is_first('x', 'a1/c1')`."""
+    given = [repr(one) for one in arguments if not isinstance(one, Mesh)]
+    bound = inspect.getclosurevars(true).nonlocals if inspect.isfunction(true) else {}
+    seen = [f"{name}={value!r}" for name, value in bound.items() if not isinstance(value, Mesh)]
+    name = getattr(true, "__qualname__", repr(true)).replace("<locals>.", "")
+    return f"{name}({', '.join([*given, *seen])})"
 
 
 def _entry(line: str) -> dict[str, Any]:

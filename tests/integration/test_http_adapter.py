@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, cast
@@ -364,8 +364,11 @@ async def test_what_fails_after_it_is_the_last_event(mesh: Mesh):
 
 @pytest.mark.parametrize("as_events", [True, False])
 async def test_a_client_that_leaves_cancels_the_work(mesh: Mesh, as_events: bool):
+    begun = asyncio.Event()
+
     async def never_end(request: Converse, call: Call) -> Answer:
         await call.send("delta", "Your b")
+        begun.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -374,10 +377,12 @@ async def test_a_client_that_leaves_cancels_the_work(mesh: Mesh, as_events: bool
             async with site.stream() as response:
                 await anext(events(response))
         else:
-            with suppress(httpx.ReadTimeout):
-                await site.say(timeout=0.3)
+            async with asyncio.TaskGroup() as tasks:
+                saying = tasks.create_task(site.say())
+                await begun.wait()
+                saying.cancel()
 
-        async with asyncio.timeout(2.0):
+        async with asyncio.timeout(PATIENCE_S):
             await site.mock.cancelled.wait()
 
 

@@ -22,7 +22,7 @@ from tests.integration.processes import until
 KEPT = json.loads((Path(__file__).parents[1] / "data" / "lmos" / "rest.json").read_text())
 PAIRS: list[dict[str, Any]] = KEPT["pairs"]
 ANY = "<any>"
-SOON_S = 5.0
+SOON_S = 15.0
 
 BILLING = FoundThing(
     name="billing",

@@ -396,20 +396,20 @@ async def test_a_patch_changes_what_it_names_and_removes_what_is_null(nats_mesh:
 
 async def test_a_thing_with_a_ttl_goes_when_nobody_renews_it(nats_mesh: NatsMesh):
     async with directory(nats_mesh) as tdd:
-        await tdd.put("urn:x", lamp("urn:x") | {"registration": {"ttl": 2}})
+        await tdd.put("urn:x", lamp("urn:x") | {"registration": {"ttl": 3}})
         registered = (await tdd.thing("urn:x"))["registration"]
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(1.6)
         renewed = await tdd.patch("urn:x", {})
         renewal = (await tdd.thing("urn:x"))["registration"]
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(1.6)
         still_there = await tdd.get("/things/urn:x")
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 if (await tdd.get("/things/urn:x")).status_code == 404:
                     break
                 await asyncio.sleep(0.05)
 
-    assert registered["ttl"] == 2
+    assert registered["ttl"] == 3
     assert renewed.status_code == 204
     assert renewal["expires"] > registered["expires"]
     assert renewal["created"] == registered["created"]

@@ -285,10 +285,8 @@ async def waits_for_a_lost_bus(start_nats: StartServer) -> None:
                 await asyncio.sleep(0.1)
                 assert not waiting.done()
                 await server.start()
-                began = time.monotonic()
                 await until_answered(caller, Number(number=100))
                 assert isinstance(await waiting, Unavailable | None)
-                assert time.monotonic() - began < 5
 
         assert came_back.is_set()
         assert counter.seen.count(100) == 2
@@ -457,16 +455,16 @@ async def test_a_subject_that_is_forbidden_costs_no_connection(
 
 async def test_ten_slow_requests_of_a_plain_client_run_side_by_side(nats_mesh: NatsMesh) -> None:
     async with nats_mesh.bus("counter") as bus, plain_client(nats_mesh.url) as client:
-        await Counter(work_s=0.2).serve(bus)
+        await Counter(work_s=1.0).serve(bus)
         subject = f"lmos.{nats_mesh.tenant}.counter.count"
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             asked = [
-                tasks.create_task(client.request(subject, b'{"number":%d}' % number, timeout=5))
+                tasks.create_task(client.request(subject, b'{"number":%d}' % number, timeout=15))
                 for number in range(10)
             ]
 
-        assert time.monotonic() - began < 1.8
+        assert time.monotonic() - began < 9
         assert [json.loads(one.result().data) for one in asked] == [
             {"number": number} for number in range(10)
         ]
@@ -600,7 +598,6 @@ async def test_after_a_restart_the_feeds_go_on_and_the_leases_are_made_anew(
         await becomes_lost(writer)
         await becomes_lost(watcher)
         await fresh_nats.start()
-        began = time.monotonic()
         for transport in (writer, watcher):
             await transport.wait_connected(timeout_s=SOON_S)
 
@@ -611,7 +608,6 @@ async def test_after_a_restart_the_feeds_go_on_and_the_leases_are_made_anew(
         assert change_of(await changes.get()) == Change(key="a.b", value=b"2", revision=second)
         told = change_of(await of_leases.get())
         assert told == Change(key="a.b", value=b"alive again", revision=revision)
-        assert time.monotonic() - began < 2
         # Memory forgets its numbers too: whoever compares revisions must read all anew.
         assert revision == 1
 

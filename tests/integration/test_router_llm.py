@@ -215,7 +215,7 @@ async def test_nobody_waits_longer_than_there_is_time(server: ScriptedModel) -> 
             began = time.monotonic()
             answer, used = await model.ask(prompt(), remaining_s=0.3)
 
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         assert isinstance(answer, NoHelp)
         assert answer.failure == "timeout"
         assert used.calls == 1
@@ -251,7 +251,7 @@ async def test_a_wait_that_is_too_long_is_not_waited_and_kept_by_all(server: Scr
         first, _ = await model.ask(prompt())
         second, used = await model.ask(prompt())
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert isinstance(first, NoHelp)
     assert "30 s" in first.note
     assert isinstance(second, NoHelp)

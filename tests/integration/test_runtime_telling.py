@@ -2,9 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from lmos_mesh import turn_reports
 from lmos_mesh.messages import TurnReport
-from lmos_mesh_runtime.telling import TOGETHER_S, Teller
+from lmos_mesh_runtime import telling
+from lmos_mesh_runtime.telling import Teller
 from tests.conftest import Mesh
 from tests.integration.processes import until
 
@@ -13,7 +16,10 @@ def report(turn: str) -> TurnReport:
     return TurnReport(conversation="c", turn=turn, channel="web", outcome="answered")
 
 
-async def test_what_is_told_is_heard_a_moment_later_as_of_when_it_was_told(mesh: Mesh) -> None:
+async def test_what_is_told_is_heard_a_moment_later_as_of_when_it_was_told(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "TOGETHER_S", 1.0)
     clock = iter((100.0, 101.5))
     async with mesh.bus() as bus:
         await turn_reports.prepare(bus)
@@ -29,7 +35,7 @@ async def test_what_is_told_is_heard_a_moment_later_as_of_when_it_was_told(mesh:
             told.extend(await reader.read())
             return len(told) == 2
 
-        await asyncio.sleep(TOGETHER_S)
+        await asyncio.sleep(1.0)
         await until(are_heard)
 
     assert at_once == []

@@ -45,12 +45,9 @@ from tests.integration.processes import (
     until,
 )
 
-SOON_S = 5.0
-INTERVAL_S = 1
+SOON_S = 15.0
+INTERVAL_S, SELDOM_S = 1, 30
 """Between two heartbeats of a foreign agent; the protocol counts in whole seconds."""
-
-DISCONNECTED_S = 1.0
-"""A closed connection is known in milliseconds; a busy machine is given more."""
 
 OURS = """
     import asyncio
@@ -69,7 +66,7 @@ OURS = """
     @agent.capability(examples=["sleep for a moment"])
     async def sleep(question: str) -> str:
         \"\"\"Sleep for a moment.\"\"\"
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.0)
         return "slept"
 
     @agent.capability(examples=["break now"])
@@ -293,7 +290,7 @@ async def test_one_instance_answers_several_prompts_at_once(asked: Agent) -> Non
     took_s = time.perf_counter() - began
 
     assert [task.result() for task in tasks] == [["slept"]] * 10
-    assert took_s < 1.8, f"ten times 0.2 s took {took_s:.2f} s"
+    assert took_s < 9, f"ten times 1 s took {took_s:.2f} s"
 
 
 async def test_a_client_that_leaves_in_mid_answer_harms_nobody(
@@ -320,10 +317,12 @@ class Foreigners:
         self.name = ""
         self.processes: list[Process] = []
 
-    async def start(self, *, owner: str = "them", description: str = MOON) -> Process:
+    async def start(
+        self, *, owner: str = "them", description: str = MOON, interval_s: int = INTERVAL_S
+    ) -> Process:
         """Another instance, which the registry lists."""
         source = THEIRS.format(
-            agent=self.agent, owner=owner, description=description, interval_s=INTERVAL_S
+            agent=self.agent, owner=owner, description=description, interval_s=interval_s
         )
         process = await asyncio.to_thread(self._services.agent, source, name=self.agent)
         process.expected = "prompt"  # their SDK logs what its handler raises
@@ -470,12 +469,12 @@ async def test_an_error_of_theirs_after_the_first_words_is_no_answer(
 
 
 async def test_one_that_is_killed_is_gone_at_once(mesh: Mesh, moon: Foreigners) -> None:
-    process = await moon.start()
+    process = await moon.start(interval_s=SELDOM_S)  # three of them are missed much later
     await listed(mesh, moon)
 
     process.kill()
 
-    took_s = await gone(mesh, moon, DISCONNECTED_S)
+    took_s = await gone(mesh, moon, SOON_S)
     print(f"killed, and not found any more after {took_s * 1000:.0f} ms")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lmos_mesh_router.embedding import BATCH, Embedder
 
-SOON_S = 3.0
+SOON_S = 10.0
 
 
 class SlowEncoder:

@@ -27,7 +27,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.watching import Change, Key, differences, find, key_of
 from tests.conftest import MemoryMesh
 
-SOON_S = 3.0
+SOON_S = 10.0
 
 # -- what is told --
 
@@ -217,8 +217,7 @@ async def test_a_lease_is_news_when_it_serves_something_else_or_ends(
                 assert len(scene.answers.asked) == 1
 
                 await scene.write_lease("old", "b", "c")
-                await asyncio.sleep(0.1)
-                assert len(scene.answers.asked) == 2
+                await until(lambda: len(scene.answers.asked) == 2)
 
                 scene.answers.has("a")
                 await scene.bus.transport.key_value(LEASES).delete(
@@ -228,7 +227,10 @@ async def test_a_lease_is_news_when_it_serves_something_else_or_ends(
         assert len(scene.answers.asked) == 3
 
 
-async def test_what_changes_together_is_asked_about_once(memory_mesh: MemoryMesh) -> None:
+async def test_what_changes_together_is_asked_about_once(
+    memory_mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmos_mesh.watching.GATHER_S", 0.5)
     async with played(memory_mesh) as scene:
         async with scene.mesh.watch() as changes:
             scene.answers.has(*[f"n{number}" for number in range(50)])
@@ -259,9 +261,8 @@ async def test_a_watch_that_is_cancelled_while_it_waits_loses_nothing(
             scene.answers.has(f"n{number}", f"n{number + 1}")
             await scene.change_entry("n")
             await follow(0.001 * (number % 30))
-        await follow(0.5)
-
-    assert followed == {"n59", "n60"}
+        while followed != {"n59", "n60"}:
+            await follow(0.1)
 
 
 async def test_a_registry_that_is_gone_for_a_while_is_asked_again(
@@ -315,7 +316,7 @@ async def test_a_router_that_is_gone_for_a_moment_makes_nobody_leave(
 async def test_after_a_lost_bus_nobody_is_gone_before_their_leases_can_be_back(
     memory_mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmos_mesh.watching._LENIENT_S", 0.3)
+    monkeypatch.setattr("lmos_mesh.watching._LENIENT_S", 1.0)
     async with played(memory_mesh) as scene:
         regained: list[Callable[[], None]] = []
         monkeypatch.setattr(scene.bus.transport, "on_reconnect", regained.append)

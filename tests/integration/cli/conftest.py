@@ -1,5 +1,6 @@
 """Meshes started with the command line itself, as a person in a terminal would."""
 
+import asyncio
 import json
 import os
 import queue
@@ -8,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from lmos_mesh.mesh_state import MeshRecord
+from tests.integration.processes import plain_client
 
 LMOS = (sys.executable, "-m", "lmos_mesh.cli")
 START_S = 60.0
@@ -137,6 +139,27 @@ class Mesh:
         """All of its processes, itself included."""
         pids = [one.pid for one in self.record.processes if one.pid is not None]
         return [psutil.Process(pid) for pid in (self.program.process.pid, *pids)]
+
+
+@asynccontextmanager
+async def asked_by_commands(
+    mesh: Mesh, question: str
+) -> "AsyncGenerator[Callable[[], Awaitable[None]]]":
+    """Tells of each time that a command asks the mesh something, e.g. `registry.find`.
+
+    What a command shows of a screen that changes is seen at its end only; what it asks tells
+    earlier how far it has come.
+    """
+    async with plain_client(mesh.record.nats_url) as client:
+        heard = await client.subscribe(f"lmos.*.{question}")
+        await client.flush()
+
+        async def asked() -> None:
+            async with asyncio.timeout(START_S):
+                while ".cli-" not in (await heard.next_msg(timeout=START_S)).reply:
+                    pass
+
+        yield asked
 
 
 class StartMesh(Protocol):

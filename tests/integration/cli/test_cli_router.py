@@ -55,6 +55,7 @@ Told = Callable[[], str]
 
 pytestmark = [
     pytest.mark.skipif(models.installed_model() is None, reason=models.INSTALL),
+    pytest.mark.timeout(300),  # fitting is work, and gives way to whatever else there is
 ]
 
 
@@ -119,7 +120,7 @@ async def at(town: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployment:
 
         async def known() -> bool:
             found: set[str] = set()
-            for _ in range(8):
+            for _ in range(16):  # so that both routers are asked
                 decision = await mesh.bus.call(DECIDE, Decide(message="my dog is limping"))
                 if len(decision.candidates) < 3:
                     return False

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,8 +145,8 @@ def test_an_agent_that_crashes_is_named_and_started_again(
 
     os.kill(instance["pid"], signal.SIGKILL)
 
-    run.until("crasher.py was killed by SIGKILL; it is started again", timeout_s=5)
-    run.until("crasher 1.0.0 serves", timeout_s=20)
+    run.until("crasher.py was killed by SIGKILL; it is started again")
+    run.until("crasher 1.0.0 serves")
     assert listed(mesh, lmos)["crasher"]["live"]
 
 
@@ -208,7 +207,6 @@ def test_a_file_without_an_agent_is_told_at_once(
     if text is not None:
         file.write_text(text)
 
-    began = time.monotonic()
     done = lmos("run", str(file), environ=mesh.environ)
 
     assert done.returncode == 1
@@ -217,7 +215,6 @@ def test_a_file_without_an_agent_is_told_at_once(
     assert name in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - began < 15
 
 
 def test_without_a_mesh_it_says_how_to_start_one(lmos: Lmos, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ async def answer_too(question: str) -> str:
     return "other"
 """
 
+WAITS_WHILE_TOLD = """
+import pathlib, time
+
+while pathlib.Path(__file__).with_suffix(".wait").exists():
+    time.sleep(0.02)
+"""
+
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
@@ -226,7 +233,7 @@ async def test_what_is_stopped_stays_so_until_it_is_started(
 async def test_draining_waits_as_long_as_the_work_takes_and_stopping_does_not(
     mesh: Mesh, running: list[Program], tmp_path: Path
 ) -> None:
-    file = agent_file(tmp_path, "slow", takes_s=1.5)
+    file = agent_file(tmp_path, "slow", takes_s=3.0)
     impatient = {**mesh.environ, "LMOS_DRAIN_TIMEOUT_S": "0.2"}
     program = Program(["run", "--no-reload", str(file)], impatient)
     running.append(program)
@@ -305,9 +312,13 @@ async def test_a_file_that_cannot_be_started_leaves_what_runs(
 async def test_a_scaled_instance_that_crashes_is_started_again(
     mesh: Mesh, running: list[Program], tmp_path: Path
 ) -> None:
-    run = start(mesh, running, agent_file(tmp_path, "fragile"), "--no-reload")
+    file = agent_file(tmp_path, "fragile")
+    file.write_text(file.read_text() + WAITS_WHILE_TOLD)
+    run = start(mesh, running, file, "--no-reload")
     (first,) = await ids(mesh, "fragile")
-    begun = await steered(mesh, "fragile", "scale", instances=2, timeout_s=0.8)
+    file.with_suffix(".wait").touch()
+    begun = await steered(mesh, "fragile", "scale", instances=2, timeout_s=3.0)
+    file.with_suffix(".wait").unlink()
     run.until("fragile 1.0.0, 2 instances, serves")
     (second,) = (one for one in await instances(mesh, "fragile") if one.instance != first)
 

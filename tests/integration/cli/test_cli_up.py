@@ -15,7 +15,16 @@ import pytest
 
 from lmos_mesh.mesh_state import MeshPlace, ProcessRecord
 from tests.conftest import StartServer
-from tests.integration.cli.conftest import LIGHT, LMOS, Lmos, Mesh, StartLmos, StartMesh, environ_of
+from tests.integration.cli.conftest import (
+    LIGHT,
+    LMOS,
+    Lmos,
+    Mesh,
+    StartLmos,
+    StartMesh,
+    asked_by_commands,
+    environ_of,
+)
 
 
 def all_gone(processes: Iterable[psutil.Process], *, within_s: float) -> bool:
@@ -51,7 +60,7 @@ def test_a_mesh_is_up_when_everything_answers_and_ctrl_c_leaves_nothing(
     assert ready == 200
     assert doctor.returncode == 0, doctor.stdout
     assert code == 0, mesh.program.text
-    assert all_gone(processes, within_s=1.0)
+    assert all_gone(processes, within_s=10.0)
     assert not (mesh.home / "default" / "mesh.json").exists()
 
 
@@ -73,8 +82,8 @@ def test_a_service_that_is_killed_is_named_and_started_again(
     before = mesh.pid("registry")
 
     os.kill(before, signal.SIGKILL)
-    died = mesh.event("died", timeout_s=5)
-    serving = mesh.event("serving", timeout_s=30)
+    died = mesh.event("died")
+    serving = mesh.event("serving")
 
     assert (died["name"], died["how"], died["looping"]) == ("registry", "was killed by SIGKILL", False)  # fmt: skip # noqa: E501
     assert (serving["name"], serving["again"]) == ("registry", True)
@@ -89,8 +98,8 @@ def test_the_nats_server_that_is_killed_is_back_where_it_was(
     url = mesh.record.nats_url
 
     os.kill(mesh.pid("nats"), signal.SIGKILL)
-    died = mesh.event("died", timeout_s=5)
-    serving = mesh.event("serving", timeout_s=30, name="nats")
+    died = mesh.event("died")
+    serving = mesh.event("serving", name="nats")
 
     assert died["name"] == "nats"
     assert serving["again"]
@@ -98,21 +107,18 @@ def test_the_nats_server_that_is_killed_is_back_where_it_was(
     assert lmos("agents", environ=mesh.environ).returncode == 0
 
 
-def test_a_command_says_that_the_bus_is_lost_and_that_it_waits(
+async def test_a_command_says_that_the_bus_is_lost_and_that_it_waits(
     start_mesh: StartMesh, start_lmos: StartLmos
 ) -> None:
     mesh = start_mesh(*LIGHT)
-    watching = start_lmos("agents", "--watch")
-    until_s = time.monotonic() + 20
-    while not psutil.Process(watching.process.pid).net_connections():
-        assert time.monotonic() < until_s, "it does not connect"
-        time.sleep(0.05)
-    time.sleep(0.5)
+    async with asked_by_commands(mesh, "registry.find") as asked:
+        watching = start_lmos("agents", "--watch")
+        await asked()
 
     os.kill(mesh.pid("nats"), signal.SIGKILL)
 
-    assert watching.until("the bus is lost", timeout_s=10) == "the bus is lost; waiting for it"
-    watching.until("the bus is back", timeout_s=20)
+    assert watching.until("the bus is lost") == "the bus is lost; waiting for it"
+    watching.until("the bus is back")
 
 
 def test_what_a_killed_lmos_up_leaves_behind_dies_and_the_mesh_starts_anew(
@@ -225,10 +231,8 @@ def test_a_service_that_cannot_start_is_named_with_its_reason_and_the_rest_serve
     assert "router does not run" in doctor.stdout
     assert "lmos logs router" in doctor.stdout
 
-    began = time.monotonic()
     mesh.program.interrupt()
     assert mesh.program.end() == 0
-    assert time.monotonic() - began < 10
 
 
 def test_the_screen_says_once_that_a_service_has_bad_settings(start_lmos: StartLmos) -> None:
@@ -262,18 +266,18 @@ def test_the_screen_says_once_that_a_service_loops(start_lmos: StartLmos, tmp_pa
 
 
 def test_a_second_ctrl_c_ends_what_does_not_want_to_end(start_mesh: StartMesh) -> None:
-    mesh = start_mesh(*LIGHT)
+    mesh = start_mesh(*LIGHT, LMOS_DRAIN_TIMEOUT_S="60")
     processes = mesh.processes()
     os.kill(mesh.pid("registry"), signal.SIGSTOP)
 
     mesh.program.interrupt()
-    mesh.event("stopping", timeout_s=5)
+    mesh.event("stopping")
     began = time.monotonic()
     mesh.program.interrupt()
 
     assert mesh.program.end() == 130
-    assert time.monotonic() - began < 5
-    assert all_gone(processes, within_s=1.0)
+    assert time.monotonic() - began < 30
+    assert all_gone(processes, within_s=10.0)
 
 
 def test_a_process_that_does_not_end_in_time_is_killed_and_named(start_mesh: StartMesh) -> None:
@@ -282,11 +286,11 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_named(start_mesh: Sta
     os.kill(mesh.pid("registry"), signal.SIGSTOP)
 
     mesh.program.interrupt()
-    stopped = mesh.event("stopped", timeout_s=15, name="registry")
+    stopped = mesh.event("stopped", name="registry")
 
     assert stopped["killed"]
     assert mesh.program.end() == 0
-    assert all_gone(processes, within_s=1.0)
+    assert all_gone(processes, within_s=10.0)
 
 
 def test_replicas_are_processes_of_their_own(start_mesh: StartMesh) -> None:
