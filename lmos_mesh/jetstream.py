@@ -17,6 +17,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from lmos_mesh.errors import Conflict, DeadlineExceeded, MeshError, Unavailable
+from lmos_mesh.replication import Replication
+from lmos_mesh.settings import Keeping
 from lmos_mesh.transport import (
     CHANGE_MARKER,
     CHANGE_OPERATION,
@@ -55,13 +57,24 @@ class JetStreamError(MeshError):
 
 
 class JetStream:
-    """The request API, and which streams are known to exist."""
+    """The request API, and which streams are known to exist.
 
-    def __init__(self, transport: Transport) -> None:
+    Args:
+        transport: The way to the server.
+        keeping: How the streams that are made are kept.
+        where: The server, as it is named in errors.
+    """
+
+    def __init__(
+        self, transport: Transport, keeping: Keeping | None = None, *, where: str = ""
+    ) -> None:
         self._transport = transport
         self._made: dict[str, asyncio.Event] = {}
+        self._replication = Replication(self.call, keeping or Keeping(), where=where)
 
-    async def call(self, operation: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def call(
+        self, operation: str, body: dict[str, Any] | None = None, *, timeout_s: float = _TIMEOUT_S
+    ) -> dict[str, Any]:
         """One API request.
 
         Raises:
@@ -69,21 +82,28 @@ class JetStream:
             Unavailable: JetStream does not answer.
         """
         payload = json.dumps(body).encode() if body is not None else b""
-        packet = await self.request(f"{_API}.{operation}", payload)
+        packet = await self.request(f"{_API}.{operation}", payload, timeout_s=timeout_s)
         return _checked(packet)
 
-    async def request(self, subject: str, payload: bytes, headers: Headers | None = None) -> Packet:
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Headers | None = None,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> Packet:
         """A request to JetStream, in its words when it is not there."""
         try:
             return await self._transport.request(
-                subject, payload, headers=headers, timeout_s=_TIMEOUT_S
+                subject, payload, headers=headers, timeout_s=timeout_s
             )
         except Unavailable as exc:
             raise Unavailable(
                 "JetStream does not answer", hint="start nats-server with JetStream; `lmos doctor`"
             ) from exc
         except DeadlineExceeded as exc:
-            raise Unavailable(f"JetStream did not answer within {_TIMEOUT_S:g} s") from exc
+            raise Unavailable(f"JetStream did not answer within {timeout_s:g} s") from exc
 
     async def ensure(self, name: str, config: dict[str, Any]) -> None:
         """Make a stream if it is not there; once per process and stream."""
@@ -104,11 +124,13 @@ class JetStream:
 
     async def _create(self, name: str, config: dict[str, Any]) -> None:
         try:
-            await self.call(f"STREAM.CREATE.{name}", config)
+            made = await self.call(f"STREAM.CREATE.{name}", self._replication.of_new(config))
+            await self._replication.until_led(name, made)
         except JetStreamError as exc:
-            # Somebody made it with other settings, which are the operator's to choose.
             if exc.details.get("err_code") != _NAME_IN_USE:
-                raise
+                raise self._replication.refusal(name, exc) from exc
+            # Somebody made it with other settings, which are the operator's to choose.
+            await self._replication.settle(name)
 
     def forget(self) -> None:
         """A server may have come back without what it held in memory."""
@@ -528,7 +550,6 @@ def _bucket_config(bucket: Bucket) -> dict[str, Any]:
         "subjects": [f"$KV.{bucket.name}.>"],
         "max_msgs_per_subject": bucket.history,
         "storage": "memory" if bucket.in_memory else "file",
-        "num_replicas": bucket.replicas,
         "discard": "new",
         "allow_rollup_hdrs": True,
         "deny_delete": True,
@@ -550,7 +571,6 @@ def _log_config(log: Log) -> dict[str, Any]:
         "subjects": list(log.subjects),
         "retention": "workqueue" if log.work else "limits",
         "storage": "memory" if log.in_memory else "file",
-        "num_replicas": log.replicas,
         "max_age": int(log.max_age_s * _NS),
         "duplicate_window": int(min(120, log.max_age_s or 120) * _NS),
         "allow_direct": True,

@@ -35,7 +35,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.models import MODEL_NAME, installed_model, models_dir
 from lmos_mesh.nats_server import find_binary
-from lmos_mesh.nats_transport import NatsTransport, without_secrets
+from lmos_mesh.nats_transport import NatsTransport, shown
 from lmos_mesh.ports import holder, is_free
 from lmos_mesh.programs import PROTOCOLS, SERVICES, roles_of
 from lmos_mesh.settings import Settings, load_settings
@@ -258,7 +258,7 @@ def _processes(mesh: str | None) -> Generator[Finding]:
 async def _on_bus(url: str, mesh: str | None) -> list[Finding]:
     try:
         async with connected(mesh) as bus:
-            found = [Finding(check="bus", verdict="fine", said=f"{without_secrets(url)} answers")]
+            found = [Finding(check="bus", verdict="fine", said=f"{shown(url)} answers")]
             found += [one async for one in _bus_findings(bus, url)]
             return found
     except MeshError as exc:
