@@ -58,7 +58,9 @@ class NatsTransport:
     ) -> None:
         self._client = client
         self._inboxes = Inboxes(inbox, self._send)
-        self._jetstream = JetStream(self, keeping, where=where)
+        self._jetstream = JetStream(
+            self, keeping, where=where, clustered=lambda: "cluster" in client._server_info
+        )
         self._on_reconnect: list[Callable[[], None]] = []
         self._checked: str | None = None
         client.when_reconnected = self._reconnected
