@@ -58,9 +58,7 @@ class NatsTransport:
     ) -> None:
         self._client = client
         self._inboxes = Inboxes(inbox, self._send)
-        self._jetstream = JetStream(
-            self, keeping, where=where, clustered=lambda: "cluster" in client._server_info
-        )
+        self._jetstream = JetStream(self, keeping, where=where, clustered=lambda: self.clustered)
         self._on_reconnect: list[Callable[[], None]] = []
         self._checked: str | None = None
         client.when_reconnected = self._reconnected
@@ -114,6 +112,11 @@ class NatsTransport:
     def connected(self) -> bool:
         """See `Transport.connected`."""
         return bool(self._client.is_connected)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several that keep things together."""
+        return bool(self._client._server_info.get("cluster"))
 
     @property
     def connection(self) -> str:
@@ -229,7 +232,7 @@ async def _connect(
     timeout_s: float,
     ping_interval_s: float,
 ) -> None:
-    servers = _servers(url)
+    servers = servers_of(url)
     if not servers:
         raise SettingsError("no NATS server is named", hint="set LMOS_NATS_URL, or unset it")
     where = shown(url)
@@ -274,13 +277,14 @@ async def _connect(
         )
 
 
-def _servers(url: str) -> list[str]:
+def servers_of(url: str) -> list[str]:
+    """The servers that are named, separated by commas."""
     return [one.strip() for one in url.split(",") if one.strip()]
 
 
 def shown(url: str) -> str:
     """Servers as they may be logged: without users, passwords or tokens."""
-    return ", ".join(without_secrets(one) for one in _servers(url))
+    return ", ".join(without_secrets(one) for one in servers_of(url))
 
 
 def _said(failure: BaseException | None) -> str:
