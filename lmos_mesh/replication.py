@@ -74,11 +74,12 @@ class Replication:
             tagged = ""
             if self._keeping.tags:
                 tagged = f", tagged {' and '.join(self._keeping.tags)} (LMOS_NATS_PLACEMENT)"
-            return Unavailable(
+            return type(refused)(
                 f"the NATS cluster at {self._where} has no {replicas} servers that could keep "
                 f"{name} ({refused.message.removeprefix('JetStream: ')})",
                 hint=f"LMOS_NATS_REPLICAS={replicas} needs as many that run with JetStream, with "
                 f"room left{tagged}; `lmos doctor`",
+                **refused.details,
             )
         return refused
 
