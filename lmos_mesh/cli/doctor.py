@@ -310,7 +310,7 @@ async def _servers(url: str) -> list[Finding]:
             for server in servers:
                 tasks.create_task(ask(server))
     well = [shown(server) for server in servers if server not in faults]
-    said = f"{either(well)} answers"
+    said = f"{either(well)} {'answers' if len(well) < 2 else 'answer'}"
     found = [Finding(check="bus", verdict="fine", said=said)]
     found += [
         Finding(

@@ -315,7 +315,7 @@ def test_the_doctor_names_a_server_that_is_lost(frail: NatsCluster) -> None:
     frail.kill("n1")
     said = doctor(frail)
 
-    assert f"✓ bus {frail.url_of('n0')}, {frail.url_of('n2')} answers" in said
+    assert f"✓ bus {frail.url_of('n0')}, {frail.url_of('n2')} answer " in said
     assert f"! bus no NATS server answers at {frail.url_of('n1')}" in said
 
 
