@@ -1,11 +1,14 @@
 """A process's own live view of the mesh, kept by the change feeds, without a consumer."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
+from lmos_mesh.errors import MeshError
 from lmos_mesh.feed import Arrivals, Feed, Following
 from lmos_mesh.membership import (
     LEASE_FEED,
@@ -24,6 +27,11 @@ DISCONNECTED = "disconnected"
 EXPIRED = "lease expired"
 FOUND_DEAD = "found dead by asking"
 MISSING = "gone when the bus was back"
+
+_ANSWER_S = 0.5
+_ASKED_AT_A_TIME = 64
+# Longer than a process takes that could not renew its lease until now.
+_RENEWED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +76,7 @@ class Directory:
         self._on_lease: Callable[[LeaseNews], None] | None = None
         self._arrivals = Arrivals[ThingKey]()
         self._began = False
+        self._asking = asyncio.Semaphore(_ASKED_AT_A_TIME)
         open_bucket = bus.transport.key_value
         self._following = Following(
             bus,
@@ -139,6 +148,14 @@ class Directory:
     def _apply_lease(self, change: Change, created: float) -> None:
         ids = subjects.ids_of(change.key)
         before = self.membership.lease(*ids) if len(ids) == 2 else None
+        if before is not None and change.expired and self._may_live(before):
+            self._ask_first(ids[0], before, partial(self._take_lease, change))
+        else:
+            self._take_lease(change)
+
+    def _take_lease(self, change: Change) -> None:
+        ids = subjects.ids_of(change.key)
+        before = self.membership.lease(*ids) if len(ids) == 2 else None
         self._tell(self.membership.apply_lease(change.key, change.value, change.revision))
         after = self.membership.lease(*ids) if len(ids) == 2 else None
         if before is None and after is not None:
@@ -150,6 +167,35 @@ class Directory:
                 # Frozen, or gone without a word: streams that wait for it must not. Whoever has
                 # said goodbye finishes what it is at.
                 self._bus.lose(before.instance, "has lost its lease")
+
+    def _may_live(self, lease: Lease) -> bool:
+        """Whether the process of a lease that has ended can be asked if it is dead.
+
+        Nobody could renew a lease while the servers that keep it agreed on a new leader, which
+        takes longer than a lease lasts.
+        """
+        return bool(lease.connection) and not self.membership.closed(lease.connection)
+
+    def _ask_first(self, tenant: str, lease: Lease, end: Callable[[], None]) -> None:
+        """Have a lease ended unless its process answers, and renews it."""
+        revision = self.membership.lease_revision(tenant, lease.instance)
+
+        async def ask() -> None:
+            if await self._answers(tenant, lease.instance):
+                await asyncio.sleep(_RENEWED_S)
+            if self.membership.lease_revision(tenant, lease.instance) == revision:
+                end()
+
+        self._bus.spawn(ask(), name="lease")
+
+    async def _answers(self, tenant: str, instance: str) -> bool:
+        subject = subjects.instance(tenant, instance, "status")
+        async with self._asking:
+            try:
+                await self._bus.transport.request(subject, b"", timeout_s=_ANSWER_S)
+            except MeshError:
+                return False
+        return True
 
     def _end_of(self, lease: Lease, change: Change) -> str:
         """Why a lease is no longer there."""
@@ -170,11 +216,23 @@ class Directory:
         self._tell(stale)
 
     def _keep_leases(self, revisions: Mapping[str, int]) -> None:
-        before = self.membership.leases() if self._on_lease is not None else []
-        self._tell(self.membership.keep_leases(revisions))
-        for tenant, lease, _ in before:
-            if self.membership.lease(tenant, lease.instance) is None:
+        missing = [
+            (tenant, lease)
+            for tenant, lease, _ in self.membership.leases()
+            if subjects.key(tenant, lease.instance) not in revisions
+        ]
+        asked = [(tenant, lease) for tenant, lease in missing if self._may_live(lease)]
+        spared = {subjects.key(tenant, lease.instance): 0 for tenant, lease in asked}
+        self._tell(self.membership.keep_leases({**revisions, **spared}))
+        for tenant, lease in missing:
+            if subjects.key(tenant, lease.instance) not in spared:
                 self._tell_lease(LeaseNews(tenant=tenant, lease=lease, ended=MISSING))
+        for tenant, lease in asked:
+            self._ask_first(tenant, lease, partial(self._end_missing, tenant, lease))
+
+    def _end_missing(self, tenant: str, lease: Lease) -> None:
+        self._tell(self.membership.end_lease(tenant, lease.instance))
+        self._tell_lease(LeaseNews(tenant=tenant, lease=lease, ended=MISSING))
 
     def _on_disconnect(self, packet: Packet) -> None:
         connection = connection_of(packet)

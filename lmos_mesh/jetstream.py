@@ -17,6 +17,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from lmos_mesh.errors import Conflict, DeadlineExceeded, MeshError, Unavailable
+from lmos_mesh.replication import Replication
+from lmos_mesh.settings import Keeping
 from lmos_mesh.transport import (
     CHANGE_MARKER,
     CHANGE_OPERATION,
@@ -34,6 +36,11 @@ ResultT = TypeVar("ResultT")
 
 _API = "$JS.API"
 _TIMEOUT_S = 5.0
+# Servers of a cluster need 4 to 9 s to agree on another leader when one was killed; what was sent
+# to it is never answered.
+_ELECTION_S = 12.0
+_ATTEMPT_S = 2.0
+_AGAIN_S = 0.1
 _NS = 1_000_000_000
 # No longer than the shortest lease: the server raises a shorter time to live to this one.
 _MARKER_TTL_S = 1
@@ -44,6 +51,7 @@ _NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _NAME_IN_USE = 10058
 _WRONG_SEQUENCE = (10071, 10164)
+_NO_LEADER = (10008, 10009)
 
 
 class JetStreamError(MeshError):
@@ -55,13 +63,41 @@ class JetStreamError(MeshError):
 
 
 class JetStream:
-    """The request API, and which streams are known to exist."""
+    """The request API, and which streams are known to exist.
 
-    def __init__(self, transport: Transport) -> None:
+    Args:
+        transport: The way to the server.
+        keeping: How the streams that are made are kept.
+        where: The server, as it is named in errors.
+        clustered: Whether it is one of several, which may be agreeing on a leader just now.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        keeping: Keeping | None = None,
+        *,
+        where: str = "",
+        clustered: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._transport = transport
+        self._clustered = clustered
         self._made: dict[str, asyncio.Event] = {}
+        self._replication = Replication(self.call, keeping or Keeping(), where=where)
 
-    async def call(self, operation: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    @property
+    def clustered(self) -> bool:
+        """Whether what is not answered should be asked once more: another server may lead soon."""
+        return self._clustered()
+
+    @property
+    def attempt_s(self) -> float:
+        """How long to wait for an answer to what may be asked again."""
+        return _ATTEMPT_S if self._clustered() else _TIMEOUT_S
+
+    async def call(
+        self, operation: str, body: dict[str, Any] | None = None, *, timeout_s: float = _TIMEOUT_S
+    ) -> dict[str, Any]:
         """One API request.
 
         Raises:
@@ -69,21 +105,28 @@ class JetStream:
             Unavailable: JetStream does not answer.
         """
         payload = json.dumps(body).encode() if body is not None else b""
-        packet = await self.request(f"{_API}.{operation}", payload)
+        packet = await self.request(f"{_API}.{operation}", payload, timeout_s=timeout_s)
         return _checked(packet)
 
-    async def request(self, subject: str, payload: bytes, headers: Headers | None = None) -> Packet:
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Headers | None = None,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> Packet:
         """A request to JetStream, in its words when it is not there."""
         try:
             return await self._transport.request(
-                subject, payload, headers=headers, timeout_s=_TIMEOUT_S
+                subject, payload, headers=headers, timeout_s=timeout_s
             )
         except Unavailable as exc:
             raise Unavailable(
                 "JetStream does not answer", hint="start nats-server with JetStream; `lmos doctor`"
             ) from exc
         except DeadlineExceeded as exc:
-            raise Unavailable(f"JetStream did not answer within {_TIMEOUT_S:g} s") from exc
+            raise Unavailable(f"JetStream did not answer within {timeout_s:g} s") from exc
 
     async def ensure(self, name: str, config: dict[str, Any]) -> None:
         """Make a stream if it is not there; once per process and stream."""
@@ -104,31 +147,58 @@ class JetStream:
 
     async def _create(self, name: str, config: dict[str, Any]) -> None:
         try:
-            await self.call(f"STREAM.CREATE.{name}", config)
+            made = await self.call(
+                f"STREAM.CREATE.{name}", self._replication.of_new(config), timeout_s=self.attempt_s
+            )
+            await self._replication.until_led(name, made)
         except JetStreamError as exc:
-            # Somebody made it with other settings, which are the operator's to choose.
             if exc.details.get("err_code") != _NAME_IN_USE:
-                raise
+                raise self._replication.refusal(name, exc) from exc
+            # Somebody made it with other settings, which are the operator's to choose.
+            await self._replication.settle(name)
 
     def forget(self) -> None:
         """A server may have come back without what it held in memory."""
         self._made.clear()
 
     async def retrying(
-        self, name: str, config: dict[str, Any], operation: Callable[[], Awaitable[ResultT]]
+        self,
+        name: str,
+        config: dict[str, Any],
+        operation: Callable[[], Awaitable[ResultT]],
+        *,
+        repeatable: bool = False,
     ) -> ResultT:
-        """Run an operation; if the stream is missing, make it and run it once more."""
-        if name not in self._made:
-            await self.ensure(name, config)
-        try:
-            return await operation()
-        except Unavailable as exc:
-            if isinstance(exc.__cause__, DeadlineExceeded) or not self._transport.connected:
-                raise  # it may have been done: to do it again is for the caller to decide
-            # A publish to a stream that is gone has no responders.
-            self._made.pop(name, None)
-            await self.ensure(name, config)
-            return await operation()
+        """Run an operation; make the stream if it is missing, and wait for who leads a cluster.
+
+        Args:
+            name: The stream.
+            config: How it is made.
+            operation: What to do.
+            repeatable: It does no harm to do it again when it may have been done.
+        """
+        clock = asyncio.get_running_loop().time
+        until = 0.0
+        while True:
+            try:
+                if name not in self._made:
+                    await self.ensure(name, config)
+                return await operation()
+            except Unavailable as exc:
+                late = isinstance(exc.__cause__, DeadlineExceeded)
+                if late and not (repeatable and self.clustered):
+                    raise  # it may have been done: to do it again is for the caller to decide
+                if not late and not self._transport.connected:
+                    raise
+                first = not until
+                until = until or clock() + (_ELECTION_S if self.clustered else 0)
+                if not first and clock() >= until:
+                    raise
+                if not late:
+                    # A publish to a stream that is gone has no responders.
+                    self._made.pop(name, None)
+                if not first:
+                    await asyncio.sleep(_AGAIN_S)
 
     async def fetch(
         self, stream: str, consumer: str, *, batch: int, wait_s: float = 0.0
@@ -280,7 +350,10 @@ class JetStreamKeyValue:
     async def get(self, key: str) -> Entry | None:
         """See `KeyValue.get`."""
         subject = f"{_API}.DIRECT.GET.{self._stream}.{self._prefix}{key}"
-        packet = await self._run(lambda: self._jetstream.request(subject, b""))
+        packet = await self._run(
+            lambda: self._jetstream.request(subject, b"", timeout_s=self._jetstream.attempt_s),
+            repeatable=True,
+        )
         if "Status" in packet.headers:
             return None
         return _entry(key, packet)
@@ -312,7 +385,16 @@ class JetStreamKeyValue:
         if expected is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
         subject = f"{self._prefix}{key}"
-        packet = await self._run(lambda: self._jetstream.request(subject, value, headers))
+        # A cluster remembers what it has taken, for whoever has not heard its answer and asks
+        # again; a lease is renewed soon enough, and too often to be remembered.
+        repeatable = self._jetstream.clustered and "Nats-TTL" not in headers
+        if repeatable:
+            headers = {**headers, "Nats-Msg-Id": secrets.token_hex(12)}
+        timeout_s = self._jetstream.attempt_s if repeatable else _TIMEOUT_S
+        packet = await self._run(
+            lambda: self._jetstream.request(subject, value, headers, timeout_s=timeout_s),
+            repeatable=repeatable,
+        )
         try:
             return int(_checked(packet)["seq"])
         except JetStreamError as exc:
@@ -359,11 +441,14 @@ class JetStreamKeyValue:
             self._stream,
             self._config,
             lambda: self._jetstream.read(self._stream, subject, limit=self._bucket.history),
+            repeatable=True,
         )
         return [_revision(packet) for packet in packets]
 
-    async def _run(self, operation: Callable[[], Awaitable[Packet]]) -> Packet:
-        return await self._jetstream.retrying(self._stream, self._config, operation)
+    async def _run(self, operation: Callable[[], Awaitable[Packet]], *, repeatable: bool) -> Packet:
+        return await self._jetstream.retrying(
+            self._stream, self._config, operation, repeatable=repeatable
+        )
 
 
 class JetStreamStream:
@@ -386,12 +471,15 @@ class JetStreamStream:
     ) -> int:
         """See `Stream.append`."""
         sent = dict(headers or {})
-        if message_id:
-            sent["Nats-Msg-Id"] = message_id
+        if message_id or self._jetstream.clustered:
+            sent["Nats-Msg-Id"] = message_id or secrets.token_hex(12)
+        repeatable = "Nats-Msg-Id" in sent
+        timeout_s = self._jetstream.attempt_s
         packet = await self._jetstream.retrying(
             self._log.name,
             self._config,
-            lambda: self._jetstream.request(subject, payload, sent or None),
+            lambda: self._jetstream.request(subject, payload, sent or None, timeout_s=timeout_s),
+            repeatable=repeatable,
         )
         return int(_checked(packet)["seq"])
 
@@ -401,6 +489,7 @@ class JetStreamStream:
             self._log.name,
             self._config,
             lambda: self._jetstream.read(self._log.name, pattern, limit=limit, after=after),
+            repeatable=True,
         )
 
     async def last(self) -> int:
@@ -482,6 +571,8 @@ class _JetStreamItem:
 def _checked(packet: Packet) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(packet.payload)
     if error := answer.get("error"):
+        if error.get("err_code") in _NO_LEADER:
+            raise Unavailable(f"JetStream: {error.get('description', error)}")
         raise JetStreamError(
             f"JetStream: {error.get('description', error)}", err_code=error.get("err_code")
         )
@@ -528,7 +619,6 @@ def _bucket_config(bucket: Bucket) -> dict[str, Any]:
         "subjects": [f"$KV.{bucket.name}.>"],
         "max_msgs_per_subject": bucket.history,
         "storage": "memory" if bucket.in_memory else "file",
-        "num_replicas": bucket.replicas,
         "discard": "new",
         "allow_rollup_hdrs": True,
         "deny_delete": True,
@@ -550,7 +640,6 @@ def _log_config(log: Log) -> dict[str, Any]:
         "subjects": list(log.subjects),
         "retention": "workqueue" if log.work else "limits",
         "storage": "memory" if log.in_memory else "file",
-        "num_replicas": log.replicas,
         "max_age": int(log.max_age_s * _NS),
         "duplicate_window": int(min(120, log.max_age_s or 120) * _NS),
         "allow_direct": True,

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 TTL_S = 4
 RENEW_S = 1.3
+_AGAIN_S = 0.3
 
 
 class LeaseKeeper:
@@ -70,9 +71,10 @@ class LeaseKeeper:
             await self._store.delete(self._key)
 
     async def _renew(self) -> None:
+        wait_s = RENEW_S
         while not self._left:
             with suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_S):
+                async with asyncio.timeout(wait_s):
                     await self._now.wait()
             self._now.clear()
             if self._left:
@@ -81,9 +83,12 @@ class LeaseKeeper:
                 # No longer: what was asked of a connection that is lost is never answered.
                 async with asyncio.timeout(RENEW_S):
                     await self._write()
+                wait_s = RENEW_S
             except (MeshError, TimeoutError) as exc:
-                said = str(exc) or "JetStream does not answer"
-                logger.warning("could not renew the lease, trying again: %s", said)
+                if wait_s == RENEW_S:
+                    said = str(exc) or "JetStream does not answer"
+                    logger.warning("could not renew the lease, trying again: %s", said)
+                wait_s = _AGAIN_S
 
     async def _write(self) -> None:
         lease = Lease(

@@ -300,6 +300,11 @@ class Membership:
         held = self._leases.get((tenant, instance))
         return held.lease if held else None
 
+    def lease_revision(self, tenant: str, instance: str) -> int | None:
+        """The revision of a process's lease as it is known; 0 while it is to be renewed."""
+        held = self._leases.get((tenant, instance))
+        return held.revision if held else None
+
     def leases(self) -> list[tuple[str, Lease, int]]:
         """(tenant, lease, revision) of every live process."""
         return [(tenant, held.lease, held.revision) for (tenant, _), held in self._leases.items()]

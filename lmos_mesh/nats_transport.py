@@ -29,7 +29,15 @@ from lmos_mesh.errors import SettingsError, Unavailable
 from lmos_mesh.inboxes import Inboxes, OpenInbox
 from lmos_mesh.jetstream import JetStream, JetStreamKeyValue, JetStreamStream
 from lmos_mesh.memory_transport import too_large
-from lmos_mesh.transport import Bucket, Headers, Log, OnPacket, Packet, check_subject
+from lmos_mesh.settings import Keeping
+from lmos_mesh.transport import (
+    Bucket,
+    Headers,
+    Log,
+    OnPacket,
+    Packet,
+    check_subject,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +53,12 @@ _END = b"\r\n"
 class NatsTransport:
     """See `transport.Transport`."""
 
-    def __init__(self, client: "_Client", inbox: str) -> None:
+    def __init__(
+        self, client: "_Client", inbox: str, keeping: Keeping | None = None, *, where: str = ""
+    ) -> None:
         self._client = client
         self._inboxes = Inboxes(inbox, self._send)
-        self._jetstream = JetStream(self)
+        self._jetstream = JetStream(self, keeping, where=where, clustered=lambda: self.clustered)
         self._on_reconnect: list[Callable[[], None]] = []
         self._checked: str | None = None
         client.when_reconnected = self._reconnected
@@ -64,6 +74,7 @@ class NatsTransport:
         credentials: str | None = None,
         timeout_s: float = 10.0,
         ping_interval_s: float = 5.0,
+        keeping: Keeping | None = None,
     ) -> "AsyncGenerator[NatsTransport]":
         """Connect while the block lasts; a lost connection is restored for ever.
 
@@ -75,6 +86,7 @@ class NatsTransport:
             timeout_s: How long to try at first.
             ping_interval_s: How often to ask whether the server still lives; two silent
                 intervals and it is dead.
+            keeping: How the servers keep the buckets and streams that are made.
 
         Raises:
             Unavailable: No server answers there.
@@ -82,7 +94,9 @@ class NatsTransport:
         """
         client = _Client()
         await _connect(client, url, name, credentials, timeout_s, ping_interval_s)
-        transport = cls(client, inbox or f"_INBOX.{secrets.token_hex(8)}.")
+        transport = cls(
+            client, inbox or f"_INBOX.{secrets.token_hex(8)}.", keeping, where=shown(url)
+        )
         try:
             await transport.subscribe(transport._inboxes.pattern, transport._inboxes.deliver)
             yield transport
@@ -98,6 +112,11 @@ class NatsTransport:
     def connected(self) -> bool:
         """See `Transport.connected`."""
         return bool(self._client.is_connected)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several that keep things together."""
+        return bool(self._client._server_info.get("cluster"))
 
     @property
     def connection(self) -> str:
@@ -213,10 +232,10 @@ async def _connect(
     timeout_s: float,
     ping_interval_s: float,
 ) -> None:
-    servers = [one.strip() for one in url.split(",") if one.strip()]
+    servers = servers_of(url)
     if not servers:
         raise SettingsError("no NATS server is named", hint="set LMOS_NATS_URL, or unset it")
-    shown = ", ".join(without_secrets(one) for one in servers)
+    where = shown(url)
     if credentials is not None:
         _check_credentials(credentials)
     try:
@@ -225,14 +244,14 @@ async def _connect(
     except TimeoutError:
         client.abandon()
         raise Unavailable(
-            f"no NATS server answers at {shown} ({_said(client.last_failure)})",
+            f"no NATS server answers at {where} ({_said(client.last_failure)})",
             hint="start it, or set LMOS_NATS_URL to one that runs; `lmos up` starts its own if "
             "that is not set",
         ) from None
     except nats.errors.Error as exc:
         client.abandon()
         raise SettingsError(
-            f"the NATS server at {shown} refuses us: {exc}",
+            f"the NATS server at {where} refuses us: {exc}",
             hint="check LMOS_NATS_URL and LMOS_NATS_CREDENTIALS",
         ) from exc
     except Exception as exc:
@@ -252,10 +271,20 @@ async def _connect(
     if version_of(version) < MINIMUM_SERVER:
         await client.close()
         raise SettingsError(
-            f"the NATS server at {shown} is version {version}; "
+            f"the NATS server at {where} is version {version}; "
             f"{'.'.join(map(str, MINIMUM_SERVER))} or newer is needed",
             hint="upgrade it, or unset LMOS_NATS_URL and let `lmos up` start its own",
         )
+
+
+def servers_of(url: str) -> list[str]:
+    """The servers that are named, separated by commas."""
+    return [one.strip() for one in url.split(",") if one.strip()]
+
+
+def shown(url: str) -> str:
+    """Servers as they may be logged: without users, passwords or tokens."""
+    return ", ".join(without_secrets(one) for one in servers_of(url))
 
 
 def _said(failure: BaseException | None) -> str:

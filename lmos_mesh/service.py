@@ -95,6 +95,7 @@ async def _run_until_signalled(service: Service, settings: Settings, *, name: st
         credentials=settings.nats_credentials,
         timeout_s=settings.connect_timeout_s,
         ping_interval_s=settings.nats_ping_interval_s,
+        keeping=settings.keeping,
     ) as transport:
         failure: MeshError | None = None
         try:

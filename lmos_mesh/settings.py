@@ -2,15 +2,31 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.things import DEFAULT_TENANT
 from lmos_mesh.wrong_fields import description_of
 
 PREFIX = "LMOS_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """How the servers keep every bucket and stream that this process makes.
+
+    Args:
+        replicas: How many servers keep each. One that is there already and is kept by fewer is
+            raised to it; one that is kept by more stays as it is. None for one, and for nothing to
+            say about what is there.
+        tags: What each of these servers must be tagged with; only for what is made anew.
+    """
+
+    replicas: int | None = None
+    tags: tuple[str, ...] = ()
 
 
 class Settings(BaseModel):
@@ -29,6 +45,22 @@ class Settings(BaseModel):
     connect_timeout_s: float = Field(default=30.0, gt=0)
     drain_timeout_s: float = Field(default=10.0, ge=0)
     nats_ping_interval_s: float = Field(default=5.0, gt=0)
+    nats_replicas: int | None = None
+    nats_placement: str = ""
+
+    @field_validator("nats_replicas")
+    @classmethod
+    def _can_agree(cls, replicas: int | None) -> int | None:
+        """Of an even number no more may be lost than of the odd one below it."""
+        if replicas not in (None, 1, 3, 5):
+            raise ValueError("must be 1, 3 or 5")
+        return replicas
+
+    @property
+    def keeping(self) -> Keeping:
+        """How the servers keep what this process makes there."""
+        tags = tuple(tag for one in self.nats_placement.split(",") if (tag := one.strip()))
+        return Keeping(replicas=self.nats_replicas, tags=tags)
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

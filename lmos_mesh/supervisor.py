@@ -175,6 +175,7 @@ class Supervisor:
                 inbox=subjects.inbox(settings.tenant, instance),
                 credentials=settings.nats_credentials,
                 timeout_s=min(5.0, settings.connect_timeout_s),
+                keeping=settings.keeping,
             ) as transport,
             Bus(transport, tenant=settings.tenant, instance=instance) as bus,
         ):

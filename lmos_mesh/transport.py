@@ -66,7 +66,6 @@ class Bucket:
         feed: Where changes are republished, with `{{wildcard(n)}}` for the n-th token of the
             key; empty for nowhere.
         tokens: How many tokens a key has.
-        replicas: How many servers keep it.
     """
 
     name: str
@@ -75,7 +74,6 @@ class Bucket:
     expiring: bool = False
     feed: str = ""
     tokens: int = 2
-    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +170,6 @@ class Log:
         in_memory: Survives no server restart, and costs no disk.
         ack_wait_s: How long a worker may be silent about an item before another gets it.
         max_deliver: How often an item is tried.
-        replicas: How many servers keep it.
     """
 
     name: str
@@ -184,7 +181,6 @@ class Log:
     in_memory: bool = False
     ack_wait_s: float = 30.0
     max_deliver: int = 5
-    replicas: int = 1
 
 
 class WorkItem(Protocol):

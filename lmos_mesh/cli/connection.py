@@ -72,6 +72,7 @@ async def connected(mesh: str | None) -> AsyncGenerator[Bus]:
             inbox=subjects.inbox(settings.tenant, instance),
             credentials=settings.nats_credentials,
             timeout_s=min(CONNECT_TIMEOUT_S, settings.connect_timeout_s),
+            keeping=settings.keeping,
         ) as transport,
         Bus(transport, tenant=settings.tenant, instance=instance) as bus,
     ):

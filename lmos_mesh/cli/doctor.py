@@ -21,6 +21,7 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import Bus, new_instance
 from lmos_mesh.cli.connection import bus_url, connected, run
 from lmos_mesh.cli.findings import Finding, Verdict, is_awaited, missing, peer_finding
+from lmos_mesh.cli.kept import kept_findings, no_jetstream
 from lmos_mesh.cli.known_settings import known_settings, unknown_settings
 from lmos_mesh.cli.screen import either, out, plural, print_json
 from lmos_mesh.errors import MeshError, NotFound
@@ -35,7 +36,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.models import MODEL_NAME, installed_model, models_dir
 from lmos_mesh.nats_server import find_binary
-from lmos_mesh.nats_transport import NatsTransport, without_secrets
+from lmos_mesh.nats_transport import NatsTransport, servers_of, shown
 from lmos_mesh.ports import holder, is_free
 from lmos_mesh.programs import PROTOCOLS, SERVICES, roles_of
 from lmos_mesh.settings import Settings, load_settings
@@ -258,7 +259,7 @@ def _processes(mesh: str | None) -> Generator[Finding]:
 async def _on_bus(url: str, mesh: str | None) -> list[Finding]:
     try:
         async with connected(mesh) as bus:
-            found = [Finding(check="bus", verdict="fine", said=f"{without_secrets(url)} answers")]
+            found = await _servers(url)
             found += [one async for one in _bus_findings(bus, url)]
             return found
     except MeshError as exc:
@@ -268,7 +269,11 @@ async def _on_bus(url: str, mesh: str | None) -> list[Finding]:
 async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
     here = [record for record in running_meshes() if record.nats_url == url]
     chosen = {one.name for record in here for one in record.processes}
-    yield await _jetstream(bus)
+    jetstream = await _jetstream(bus)
+    yield jetstream
+    if jetstream.verdict == "fine":
+        for finding in await _kept(bus):
+            yield finding
     yield await _disconnects(bus, url)
     answering = await _pinged(bus)
     for role in (*roles_of(SERVICES), *roles_of(PROTOCOLS)):
@@ -285,22 +290,85 @@ async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
             yield finding
 
 
-async def _jetstream(bus: Bus) -> Finding:
-    said = "JetStream keeps descriptions, leases and conversations"
-    try:
-        packet = await bus.transport.request("$JS.API.INFO", b"", headers={}, timeout_s=2.0)
-        answer: dict[str, Any] = json.loads(packet.payload)
-        if error := answer.get("error"):
-            raise NotFound(str(error.get("description", error)))
-    except (MeshError, ValueError) as exc:
-        why = f": {exc.message}" if isinstance(exc, NotFound) else ""
-        return Finding(
-            check="JetStream",
-            verdict="broken",
-            said=f"this server has none{why}",
-            remedy="start the server with JetStream: nats-server -js",
+async def _servers(url: str) -> list[Finding]:
+    """Each server that is named, if there are several: one that answers hides those that do not."""
+    settings = load_settings(Settings)
+    faults: dict[str, str] = {}
+
+    async def ask(server: str) -> None:
+        try:
+            async with NatsTransport.connect(
+                server, name="lmos/doctor", credentials=settings.nats_credentials, timeout_s=1.0
+            ):
+                pass
+        except MeshError as exc:
+            faults[server] = exc.message
+
+    servers = servers_of(url)
+    if len(servers) > 1:
+        async with asyncio.TaskGroup() as tasks:
+            for server in servers:
+                tasks.create_task(ask(server))
+    well = [shown(server) for server in servers if server not in faults]
+    said = f"{either(well)} {'answers' if len(well) < 2 else 'answer'}"
+    found = [Finding(check="bus", verdict="fine", said=said)]
+    found += [
+        Finding(
+            check="bus",
+            verdict="note",
+            said=faults[server],
+            remedy="start it again; until then processes use the others",
         )
-    return Finding(check="JetStream", verdict="fine", said=said)
+        for server in servers
+        if server in faults
+    ]
+    return found
+
+
+async def _jetstream(bus: Bus) -> Finding:
+    error: dict[str, Any] | None = {}
+    with suppress(MeshError, ValueError):
+        error = (await _api(bus, "INFO")).get("error")
+    if error is not None:
+        transport = bus.transport
+        clustered = isinstance(transport, NatsTransport) and transport.clustered
+        said = str(error.get("description", ""))
+        return no_jetstream(said, error.get("err_code"), clustered=clustered)
+    return Finding(
+        check="JetStream",
+        verdict="fine",
+        said="JetStream keeps descriptions, leases and conversations",
+    )
+
+
+async def _kept(bus: Bus) -> list[Finding]:
+    """Who keeps the buckets and streams."""
+    streams: list[dict[str, Any]] = []
+    missing: list[str] = []
+    try:
+        while True:
+            page = await _api(bus, "STREAM.LIST", {"offset": len(streams)})
+            read: list[dict[str, Any]] = page.get("streams") or []
+            streams += read
+            missing += page.get("missing") or []
+            if not read or len(streams) >= int(page.get("total", 0)):
+                break
+    except (MeshError, ValueError) as exc:
+        return [
+            Finding(
+                check="kept",
+                verdict="note",
+                said=f"JetStream does not say who keeps what: {exc}",
+                remedy="ask again in a moment: the servers may be agreeing on a leader",
+            )
+        ]
+    return kept_findings(streams, missing, wanted=load_settings(Settings).nats_replicas)
+
+
+async def _api(bus: Bus, operation: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    payload = json.dumps(body).encode() if body is not None else b""
+    packet = await bus.transport.request(f"$JS.API.{operation}", payload, timeout_s=5.0)
+    return json.loads(packet.payload)
 
 
 async def _disconnects(bus: Bus, url: str) -> Finding:

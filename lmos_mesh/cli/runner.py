@@ -87,6 +87,7 @@ class Runner:
                 credentials=settings.nats_credentials,
                 timeout_s=settings.connect_timeout_s,
                 ping_interval_s=settings.nats_ping_interval_s,
+                keeping=settings.keeping,
             ) as transport,
             Bus(transport, tenant=settings.tenant, instance=self.instance) as bus,
         ):

@@ -393,12 +393,12 @@ class UpScreen:
 
 def where(record: MeshRecord, encoder: str, took_s: float) -> Table:
     """Where things are."""
-    from lmos_mesh.nats_transport import without_secrets
+    from lmos_mesh.nats_transport import shown
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", min_width=6)
     table.add_column(overflow="fold")
-    table.add_row("  NATS", without_secrets(record.nats_url) + _moved(record.nats_url, 4222))
+    table.add_row("  NATS", shown(record.nats_url) + _moved(record.nats_url, 4222))
     if record.http_url:
         moved = _moved(record.http_url, HTTP_PORT)
         table.add_row("  HTTP", Text.assemble(f"{record.http_url}/docs", moved))

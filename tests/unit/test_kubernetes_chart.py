@@ -105,6 +105,7 @@ def test_helm_finds_nothing_to_complain_of(chart: Path):
         ({"agents": [{"name": "billing"}]}, "command"),
         ({"nope": 1}, "nope"),
         ({"nats": {"enabled": False}}, "nats.url"),
+        ({"nats": {"streamReplicas": 2}}, "streamReplicas"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(
@@ -234,6 +235,27 @@ def test_nats_is_reached_by_the_mesh_and_by_nobody_else(chart: Path):
     wanted = rules[0]["from"][0]["podSelector"]["matchLabels"]
     for one in of_kind(objects, "Deployment"):
         assert wanted.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("nats", "replicas"),
+    [
+        ({}, "3"),
+        ({"config": {"cluster": {"replicas": 5}}}, "3"),
+        ({"config": {"cluster": {"replicas": 5}}, "streamReplicas": 5}, "5"),
+        ({"config": {"cluster": {"replicas": 2}}}, None),
+        ({"config": {"cluster": {"enabled": False}}}, None),
+        ({"streamReplicas": 1}, "1"),
+        ({"enabled": False, "url": "nats://there:4222"}, None),
+        ({"enabled": False, "url": "nats://there:4222", "streamReplicas": 3}, "3"),
+    ],
+)
+def test_as_many_nats_servers_keep_each_stream_as_the_cluster_allows(
+    chart: Path, nats: dict[str, Any], replicas: str | None
+):
+    for pod in pods(rendered(chart, {**choice("agents-values.yaml"), "nats": nats})):
+        said = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        assert said.get("LMOS_NATS_REPLICAS") == replicas
 
 
 def test_what_selects_pods_selects_those_of_one_part(chart: Path):

@@ -107,3 +107,27 @@ def test_a_password_in_a_setting_is_not_repeated_when_another_is_wrong() -> None
         load_settings(Settings, given)
 
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "replicas", "tags"),
+    [
+        ({}, None, ()),
+        ({"LMOS_NATS_REPLICAS": "3"}, 3, ()),
+        ({"LMOS_NATS_PLACEMENT": "ssd, zone:east,"}, None, ("ssd", "zone:east")),
+    ],
+)
+def test_settings_say_who_keeps_what_is_made(
+    given: dict[str, str], replicas: int | None, tags: tuple[str, ...]
+) -> None:
+    keeping = load_settings(Settings, given).keeping
+
+    assert (keeping.replicas, keeping.tags) == (replicas, tags)
+
+
+@pytest.mark.parametrize("given", ["0", "2", "4", "7"])
+def test_a_number_of_servers_of_which_no_more_may_be_lost_than_of_one_less_is_refused(
+    given: str,
+) -> None:
+    with pytest.raises(SettingsError, match=f"LMOS_NATS_REPLICAS='{given}': must be 1, 3 or 5"):
+        load_settings(Settings, {"LMOS_NATS_REPLICAS": given})

@@ -34,9 +34,20 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- else }}{{ fail "nats.url: where is NATS, if nats.enabled is false?" }}{{ end }}
 {{- end }}
 
+{{- /* How many servers keep each bucket and stream; nothing where nobody can know. */ -}}
+{{- define "lmos.natsReplicas" -}}
+{{- $nats := .Values.nats }}
+{{- if $nats.streamReplicas }}{{ $nats.streamReplicas }}
+{{- else if and $nats.enabled $nats.config.cluster.enabled (ge (int $nats.config.cluster.replicas) 3) }}3
+{{- end }}
+{{- end }}
+
 {{- /* Environment of one process: {root, env, tenant}; the process's own counts. */ -}}
 {{- define "lmos.env" -}}
 {{- $env := dict "LMOS_NATS_URL" (include "lmos.natsUrl" .root) "LMOS_TENANT" .tenant "LMOS_LOG_FORMAT" "json" }}
+{{- with include "lmos.natsReplicas" .root }}
+{{- $_ := set $env "LMOS_NATS_REPLICAS" . }}
+{{- end }}
 {{- if .root.Values.nats.credentialsSecret }}
 {{- $_ := set $env "LMOS_NATS_CREDENTIALS" "/etc/lmos/nats/nats.creds" }}
 {{- end }}
