@@ -11,7 +11,7 @@ from typing import Any, cast
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
-from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.differing import coloured, difference, written
 from lmos_mesh.cli.manifests import Manifest, Refused, channels_of, read_manifests
 from lmos_mesh.cli.screen import fail, out, plural, print_json
@@ -259,7 +259,9 @@ async def _apply_resource(
     bus: Bus, one: Manifest, resource: Resource, tenant: str, terms: _Terms
 ) -> Applied:
     wanted = ApplyResource(resource=dict(one.value), dry_run=terms.dry_run)
-    kept = await bus.call(APPLY_RESOURCE, wanted, tenant=tenant, nobody_s=RESTART_S)
+    kept = await bus.call(
+        APPLY_RESOURCE, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+    )
     name = f"{kept.kind} {kept.name}"
     return Applied(
         where=one.where,
@@ -315,7 +317,9 @@ async def _apply_description(bus: Bus, one: Manifest, terms: _Terms) -> Applied:
     ttl_s, expires = _lifetime(one.value, terms)
     wanted = Register(description=own, ttl_s=ttl_s, expires=expires)
     try:
-        kept = await bus.call(REGISTER, wanted, tenant=terms.tenant, nobody_s=RESTART_S)
+        kept = await bus.call(
+            REGISTER, wanted, tenant=terms.tenant, headers=asking(bus), nobody_s=RESTART_S
+        )
     except InvalidMessage as exc:
         if (field := str(exc.details.get("field"))) not in _LIFETIMES:
             raise

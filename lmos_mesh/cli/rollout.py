@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
-from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.resource_calls import Raw, Target, changes, got, listed, seconds_of
 from lmos_mesh.cli.resource_screens import rollout_line, rollout_screen
 from lmos_mesh.cli.resource_tables import UNDER_WAY, agents_of, place_of, status_of, strategy_of
@@ -102,7 +102,9 @@ def steer(
                 {"name": own, "namespace": space, "action": action, "reason": reason}
             )
             async with answering("operator"):
-                found = await bus.call(STEER_ROLLOUT, wanted, tenant=tenant, nobody_s=RESTART_S)
+                found = await bus.call(
+                    STEER_ROLLOUT, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+                )
             return found.resource
 
     one = run(steered())
@@ -180,7 +182,9 @@ def restore(
             )
             wanted = RestoreRouting(name=own, namespace=place_of(channel)[0], revision=revision)
             async with answering("operator"):
-                found = await bus.call(RESTORE_ROUTING, wanted, tenant=tenant, nobody_s=RESTART_S)
+                found = await bus.call(
+                    RESTORE_ROUTING, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+                )
             return found.resource
 
     one = run(restored())

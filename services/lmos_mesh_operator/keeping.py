@@ -431,7 +431,7 @@ class Keeping:
     def _audit(self, call: Call, what: str, key: ResourceKey, **more: object) -> None:
         logger.info("%s %s", what, key)
         told = {"kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
-        audit.write(self._bus, call.tenant, f"resource_{what}", told)
+        audit.write(self._bus, call.tenant, f"resource_{what}", told, caller=call.caller)
 
 
 class _Overtaken(Exception):

@@ -58,6 +58,7 @@ class _Done:
     kind: Kind | None
     reason: str = ""
     by_hand: str = ""
+    caller: str = ""
     again: bool = False
 
 
@@ -140,6 +141,7 @@ class Rollouts:
                     kind=stepped.kind,
                     reason=request.reason,
                     by_hand=request.action,
+                    caller=call.caller,
                 )
             )
             return FoundResource(
@@ -289,11 +291,12 @@ class Rollouts:
             data |= {"by_hand": done.by_hand, "reason": done.reason}
         if status.verdicts and done.kind in ("rolled_back", "stepped", "promoted", "paused"):
             data["verdicts"] = [one.model_dump(mode="json") for one in status.verdicts]
-        await self._publish(rollout.tenant, done.kind, name, data, at=at)
+        await self._publish(rollout.tenant, done, data, at=at)
 
     async def _publish(
-        self, tenant: str, kind: Kind, name: str, data: dict[str, Any], *, at: float
+        self, tenant: str, done: _Done, data: dict[str, Any], *, at: float
     ) -> None:
+        kind, name = done.kind, name_of(done.rollout)
         type = f"{ROLLOUT}{kind}"
         event = CloudEvent(
             id=f"rollout.{name}.{kind}.{at:.3f}",
@@ -303,7 +306,8 @@ class Rollouts:
             time=rfc3339(at),
             data=data,
         )
-        record = {"at": at, "by": self._bus.instance, "what": kind, **data}
+        who = {"by": self._bus.instance, **audit.asked_by(done.caller)}
+        record = {"at": at, **who, "what": kind, **data}
         try:
             # The same step told by the next leader is kept, and written down, once.
             await self._bus.transport.stream(EVENTS).append(

@@ -128,12 +128,13 @@ class Steering:
                     raise self._not_there(request, call.tenant) from exc
         for _ in range(_DECIDED_AGAIN):
             try:
-                return await self._steer(request, call.tenant)
+                return await self._steer(request, call)
             except _Changed:
                 continue
         raise Conflict(f"the instances of {named(request)} change all the time", hint="try again")
 
-    async def _steer(self, request: SteerAgent, tenant: str) -> AgentSteered:
+    async def _steer(self, request: SteerAgent, call: Call) -> AgentSteered:
+        tenant = call.tenant
         runs = await self._runs(request, tenant)
         if not runs:
             raise self._not_there(request, tenant)
@@ -162,7 +163,8 @@ class Steering:
             "before": before,
             "after": after,
         }
-        audit.write(self._bus, tenant, "steered", what)
+        if orders:  # or all is as was asked, and nothing has come to pass
+            audit.write(self._bus, tenant, "steered", what, caller=call.caller)
         logger.info("%s: %s", named(request), steered.message)
         return steered
 
