@@ -33,6 +33,7 @@ from lmos_mesh.messages import (
     ResourceDeleted,
     ResourceHistory,
     ResourcesListed,
+    ResourceStep,
     ResourceVersion,
     RestoreRouting,
 )
@@ -47,6 +48,7 @@ from lmos_mesh.resources import (
     kind_named,
 )
 from lmos_mesh_operator import resource_rules as rules
+from lmos_mesh_operator.chronicle import read_steps
 from lmos_mesh_operator.reconcile import key_of_routing, restored
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Keeping:
         applied: What there is.
         check: Says what else is wrong with a resource, in view of the others; empty if nothing.
         foresee: What would become of a Channel, in a sentence; empty if it would be resolved.
+        gone: Which agents of a Channel's earlier Routing cannot do their part any more, and why.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Keeping:
         *,
         check: Callable[[Resource], str] = lambda _: "",
         foresee: Callable[[Channel], str] = lambda _: "",
+        gone: Callable[[Channel, ChannelRouting], Sequence[str]] = lambda _, __: (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._bus = bus
@@ -83,6 +87,7 @@ class Keeping:
         self._store = ResourceStore(bus)
         self._check = check
         self._foresee = foresee
+        self._gone = gone
         self._clock = clock
         self._rivals: OrderedDict[tuple[ResourceKey, int], str] = OrderedDict()
         applied.on_change(self._on_change)
@@ -279,15 +284,16 @@ class Keeping:
                 await self._store.delete(key, expected=held.revision)
 
     async def history(self, request: GetResourceHistory, call: Call) -> ResourceHistory:
-        """The versions that are kept, the latest first.
+        """The versions that are kept, the latest first, and what came to pass with it.
 
         Raises:
             InvalidMessage: That is no kind.
-            NotFound: There is none of that name.
+            NotFound: There is none of that name, and the audit knows of none.
         """
         key = _key(request.kind, request.namespace, request.name)
         held = await self._store.get(key)
-        if held is None or not rules.concerns(held.resource, call.tenant):
+        is_there = held is not None and rules.concerns(held.resource, call.tenant)
+        if not is_there and not request.steps:
             raise self._unknown(key, call.tenant)
         versions = tuple(
             ResourceVersion(
@@ -297,12 +303,27 @@ class Keeping:
                 summary=rules.summary(one.resource) if one.resource is not None else "",
                 gone=one.gone,
             )
-            for one in reversed(await self._store.history(key))
+            for one in reversed(await self._store.history(key) if is_there else ())
             # A name may have been another tenant's before.
             if one.resource is None or rules.concerns(one.resource, call.tenant)
         )
+        steps: list[ResourceStep] = []
+        earlier = 0
+        if request.steps:
+            kept = {one.revision for one in versions if not one.gone}
+            steps, earlier = await read_steps(
+                self._bus, call.tenant, key, limit=request.steps, kept=kept
+            )
+            if not (is_there or steps):
+                raise self._unknown(key, call.tenant)
+        count = _fitting_steps(steps, self._bus.transport.max_payload)
         return ResourceHistory(
-            kind=key.kind, namespace=key.namespace, name=key.name, versions=versions
+            kind=key.kind,
+            namespace=key.namespace,
+            name=key.name,
+            versions=versions,
+            steps=tuple(steps[:count]),
+            earlier=earlier + len(steps) - count,
         )
 
     async def restore(self, request: RestoreRouting, call: Call) -> FoundResource:
@@ -326,7 +347,12 @@ class Keeping:
                 found = await self._restore(request.revision, held, channel, call)
             except _Overtaken:
                 continue
-            return FoundResource(resource=shown(found.resource), revision=found.revision)
+            notes: Sequence[str] = ()
+            if request.revision != 0 and isinstance(found.resource, ChannelRouting):
+                notes = self._gone(channel, found.resource)
+            return FoundResource(
+                resource=shown(found.resource), revision=found.revision, notes=tuple(notes)
+            )
         raise _busy(key)
 
     async def _restore(
@@ -349,6 +375,7 @@ class Keeping:
                 if revision is not None
                 else _before(kept, active, key)
             )
+        before = active.revision
         try:
             if status.pinned != pinned:
                 # Before the Routing, or whoever leads would renew that at once.
@@ -362,8 +389,11 @@ class Keeping:
             if isinstance(exc, _Misplaced):
                 raise
             raise _Overtaken from None
-        what = "restored" if pinned else "released"
-        self._audit(call, what, key, revision=active.revision, of=past.revision if past else 0)
+        if status.pinned != pinned or active.revision != before:
+            what = "restored" if pinned else "released"
+            of = past.revision if past else 0
+            said = f"the Routing of revision {of} is back, and stays" if of else "it follows again"
+            self._audit(call, what, key, revision=active.revision, of=of, message=said)
         return active
 
     async def _activate(self, past: PastResource, active: Kept, channel: Channel) -> Kept:
@@ -482,6 +512,16 @@ def _fitting(resources: "list[dict[str, object]]", page: "list[Kept]", max_paylo
             break
         count += 1
     return min(count, len(resources))
+
+
+def _fitting_steps(steps: Sequence[ResourceStep], max_payload: int) -> int:
+    """How many of the latest steps fit into half of a reply; its versions are in the other."""
+    room = max_payload // 2
+    for count, one in enumerate(steps):
+        room -= len(one.model_dump_json())
+        if room < 0:
+            return count
+    return len(steps)
 
 
 def _busy(key: ResourceKey) -> Conflict:

@@ -293,9 +293,7 @@ class Rollouts:
             data["verdicts"] = [one.model_dump(mode="json") for one in status.verdicts]
         await self._publish(rollout.tenant, done, data, at=at)
 
-    async def _publish(
-        self, tenant: str, done: _Done, data: dict[str, Any], *, at: float
-    ) -> None:
+    async def _publish(self, tenant: str, done: _Done, data: dict[str, Any], *, at: float) -> None:
         kind, name = done.kind, name_of(done.rollout)
         type = f"{ROLLOUT}{kind}"
         event = CloudEvent(

@@ -464,7 +464,12 @@ def test_a_rollout_is_steered_by_its_name_or_its_channels(put: Put, space: str, 
     assert status("to-next", watch=True, namespace=space, as_json=True) == 1
     assert json.loads(told())["status"]["phase"] == "Aborted"
     assert history("to-next", namespace=space, as_json=True) == 0
-    assert "Aborted, 0 %" in json.loads(told())["versions"][0]["summary"]
+    steps = json.loads(told())["steps"]
+    assert (steps[0]["what"], steps[0]["state"]) == ("aborted", "Aborted, 0 %")
+    by_hand = [one["what"] for one in steps if "@" in one["by"]]
+    assert by_hand == ["aborted", "began", "promoted", "stepped", "created"]
+    assert history("to-next", namespace=space) == 0
+    assert "operator" in told()
 
 
 def test_a_rollout_that_is_not_there_is_told_with_what_is(put: Put, space: str) -> None:
@@ -484,7 +489,9 @@ def test_a_rollout_that_is_not_there_is_told_with_what_is(put: Put, space: str) 
         status("channel/web", namespace=space)
 
 
-def test_an_earlier_routing_is_put_back_and_released(put: Put, space: str, told: Told) -> None:
+def test_an_earlier_routing_is_put_back_and_released(
+    put: Put, space: str, told: Told, capfd: pytest.CaptureFixture[str]
+) -> None:
     put(AGENTS, WEB)
     wait(["ch/web"], condition="resolved", namespace=space)
     put(AGENTS.replace("version: 1.4.0", "version: 1.5.0"))
@@ -504,9 +511,15 @@ def test_an_earlier_routing_is_put_back_and_released(put: Put, space: str, told:
     kept = json.loads(told())
     assert kept["active"] == kept["versions"][0]["revision"]
     assert len(kept["versions"]) == 2
+    wired = [one for one in kept["steps"] if one["what"] == "activated"]
+    assert [one["kept"] for one in wired] == [True, True]
+    assert wired[0]["message"] == "its agents changed: pay-bill by billing 1.5.0, not billing 1.4.0"
 
     assert restore("channel/web", None, namespace=space) == 0
-    assert "billing again, until it is released" in told()
+    said = capfd.readouterr()
+    assert "billing again, until it is released" in said.out
+    # Nothing of the agents follows the Routing: what answers is what they are now.
+    assert "provides 'pay-bill' in version 1.5.0 now, not 1.4.0" in said.err
     assert provided() == "1.4.0"
     assert got(told, "ch/web", namespace=space)["status"]["pinned"] is True
     assert restore("web", 0, namespace=space) == 0
@@ -514,6 +527,12 @@ def test_an_earlier_routing_is_put_back_and_released(put: Put, space: str, told:
         if provided() == "1.5.0":
             break
     assert provided() == "1.5.0"
+    assert restore("web", 0, namespace=space) == 0
+    assert "nothing to release" in told()
+    assert history("channel/web", namespace=space, as_json=True) == 0
+    steps = json.loads(told())["steps"]
+    by_hand = [one["what"] for one in steps if "@" in one["by"]]
+    assert by_hand == ["released", "restored", "created"]
     with pytest.raises(InvalidMessage, match="lmos rollout abort to-next"):
         restore("rollout/to-next", None, namespace=space)
 
