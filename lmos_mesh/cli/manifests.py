@@ -82,7 +82,7 @@ def read_manifests(paths: Sequence[str]) -> tuple[list[Manifest], list[Refused]]
                 _read(file, found, refused)
         except MeshError as exc:
             refused.append(Refused(where=path, faults=({"field": "", "description": str(exc)},)))
-    refused.extend(_clashes(found))
+    refused.extend(clashes(found))
     found.sort(key=lambda one: _ORDER.index(one.kind))
     return _twice(found), refused
 
@@ -179,8 +179,13 @@ def _below(index: int, lines: Lines) -> Lines:
     }
 
 
-def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:
-    """What cannot stand side by side, and would be refused in the middle of the work."""
+def clashes(found: Sequence[Manifest], *, tenant: str = "") -> Iterator[Refused]:
+    """What cannot stand side by side, and would be refused in the middle of the work.
+
+    Args:
+        found: The documents.
+        tenant: Whose those are that do not say so.
+    """
     named = {
         (one.resource.metadata.namespace, one.resource.metadata.name): one.resource
         for one in found
@@ -191,7 +196,8 @@ def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:
         match one.resource:
             case Channel() as channel:
                 metadata = channel.metadata
-                place = (metadata.namespace, channel.tenant, channel.channel, channel.subset)
+                whose = channel.tenant or tenant
+                place = (metadata.namespace, whose, channel.channel, channel.subset)
                 first = places.setdefault(place, one)
                 if first.resource and first.resource.metadata.name != metadata.name:
                     said = (
@@ -200,13 +206,16 @@ def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:
                     )
                     yield one.refused([{"field": "/metadata/labels", "description": said}])
             case ChannelRollout() as rollout:
-                yield from _of_one_channel(one, rollout, named)
+                yield from _of_one_channel(one, rollout, named, tenant)
             case _:
                 pass
 
 
 def _of_one_channel(
-    one: Manifest, rollout: ChannelRollout, named: Mapping[tuple[str, str], Channel]
+    one: Manifest,
+    rollout: ChannelRollout,
+    named: Mapping[tuple[str, str], Channel],
+    tenant: str,
 ) -> Iterator[Refused]:
     """Whether the two Channels of a rollout differ in their subset, and in it alone."""
     namespace = rollout.metadata.namespace
@@ -215,11 +224,11 @@ def _of_one_channel(
         if canary is None or stable is None:
             continue  # at least one is there already; the operator knows
         said = ""
-        if (canary.tenant, canary.channel) != (stable.tenant, stable.channel):
+        new, old = (f"{each.tenant or tenant}/{each.channel}" for each in (canary, stable))
+        if new != old:
             said = (
-                f"names Channels of {quoted(f'{canary.tenant}/{canary.channel}')} and "
-                f"{quoted(f'{stable.tenant}/{stable.channel}')}; both must be of one tenant and "
-                "channel"
+                f"names Channels of {quoted(new)} and {quoted(old)}; both must be of one tenant "
+                "and channel"
             )
         elif canary.subset == stable.subset:
             said = f"names two Channels of subset {quoted(canary.subset)}; they must differ"

@@ -17,11 +17,14 @@ class ApplyResource(Message):
         revision: The revision that it replaces, 0 for none; a stale one is refused. None for
             whatever is there.
         dry_run: Whether to check it only, and say what would be changed.
+        beside: For a rollout that is only checked, the Channels that are to be applied before it:
+            it is checked as if they were there.
     """
 
     resource: dict[str, Any]
     revision: int | None = Field(default=None, ge=0)
     dry_run: bool = False
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 class ResourceApplied(Message):

@@ -42,13 +42,16 @@ from lmos_mesh.resource_store import PastResource, ResourceStore
 from lmos_mesh.resources import (
     KINDS,
     Channel,
+    ChannelRollout,
     ChannelRouting,
     ChannelStatus,
     Resource,
     kind_named,
 )
+from lmos_mesh.things import Fault
 from lmos_mesh_operator import resource_rules as rules
 from lmos_mesh_operator.chronicle import read_steps
+from lmos_mesh_operator.plans import plan_of
 from lmos_mesh_operator.reconcile import key_of_routing, restored
 
 logger = logging.getLogger(__name__)
@@ -67,7 +70,8 @@ class Keeping:
     Args:
         bus: Where the resources are.
         applied: What there is.
-        check: Says what else is wrong with a resource, in view of the others; empty if nothing.
+        check: Says what else is wrong with a resource, in view of the others, and of Channels
+            that are to be there by then; None if nothing is.
         foresee: What would become of a Channel, in a sentence; empty if it would be resolved.
         gone: Which agents of a Channel's earlier Routing cannot do their part any more, and why.
     """
@@ -77,7 +81,7 @@ class Keeping:
         bus: Bus,
         applied: Applied,
         *,
-        check: Callable[[Resource], str] = lambda _: "",
+        check: Callable[[Resource, Sequence[Channel]], Fault | None] = lambda _, __: None,
         foresee: Callable[[Channel], str] = lambda _: "",
         gone: Callable[[Channel, ChannelRouting], Sequence[str]] = lambda _, __: (),
         clock: Callable[[], float] = time.time,
@@ -113,6 +117,7 @@ class Keeping:
         """
         resource, filled = rules.admitted(request.resource, call.tenant)
         key = key_of(resource)
+        beside = rules.channels_beside(request.beside, call.tenant) if request.dry_run else ()
         for _ in range(_TRIES):
             held = await self._store.get(key)
             before = held.resource if held is not None else None
@@ -123,14 +128,20 @@ class Keeping:
                 name := rules.rival(self._applied.index, resource)
             ):
                 raise rules.taken(resource, name)
-            fault = self._check(resource)
             now = rfc3339(self._clock())
             after = rules.successor(resource, before, uid=str(uuid.uuid4()), now=now)
+            fault = self._check(resource, beside)
+            if fault and (beside or not rules.is_same(after, before)):
+                raise Conflict(
+                    f"{key} does not fit what there is: {fault['description']}", faults=[fault]
+                )
             notes = [*filled, *rules.notes_on(self._applied.index, after, before)]
             if isinstance(after, Channel) and (foreseen := self._foresee(after)):
                 notes.append(foreseen)
-            if fault:  # what it does not fit may be applied before it
-                notes.append(f"it is refused as long as {fault}")
+            if fault:  # it fitted when it was applied
+                notes.append(f"it cannot go on: {fault['description']}")
+            if isinstance(after, Channel):
+                notes += self._unfitting(after)
             said = ResourceApplied(
                 kind=key.kind,
                 namespace=key.namespace,
@@ -146,8 +157,6 @@ class Keeping:
                 return said.model_copy(update={"what": "unchanged", "notes": told})
             if request.dry_run:
                 return said
-            if fault:
-                raise Conflict(f"{key} does not fit what there is: {fault}")
             try:
                 written = await self._store.put(after, expected=revision)
             except Conflict:
@@ -162,6 +171,21 @@ class Keeping:
             after = after.model_copy(update={"metadata": metadata})
             return said.model_copy(update={"revision": written, "after": shown(after)})
         raise _busy(key)
+
+    def _unfitting(self, channel: Channel) -> list[str]:
+        """What becomes of the rollouts that a changed Channel does not fit any more."""
+        metadata = channel.metadata
+        notes: list[str] = []
+        for rollout in self._applied.of_kind(ChannelRollout):
+            if rollout.metadata.namespace != metadata.namespace:
+                continue
+            plan = plan_of(rollout.spec.strategy)
+            if metadata.name not in (plan.canary.name, plan.stable.name):
+                continue
+            if not self._check(rollout, ()) and (fault := self._check(rollout, [channel])):
+                name = rollout.metadata.name
+                notes.append(f"rollout {name!r} cannot go on: {fault['description']}")
+        return notes
 
     async def _yield_place(self, channel: Channel, before: Resource | None, revision: int) -> None:
         """Of two that were applied for one place at the same time, the later one leaves."""
@@ -456,6 +480,9 @@ class Keeping:
         else:
             names = ", ".join(sorted({one.name for one in others})[:5])
             hint = f"there are {names}" if names else f"there is no {key.kind} at all"
+        held = self._applied.index.kept(key)
+        if held is not None and (holder := rules.holder_of(held.resource)):
+            hint = f"that name is held by {holder}; {hint}"
         return NotFound(f"{key} does not exist", hint=hint)
 
     def _audit(self, call: Call, what: str, key: ResourceKey, **more: object) -> None:

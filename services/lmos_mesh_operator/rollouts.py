@@ -31,9 +31,10 @@ from lmos_mesh.messages import FoundResource, SteerRollout
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, Resource, RolloutStatus
+from lmos_mesh.things import Fault
 from lmos_mesh.weights import RUNNING, name_of
 from lmos_mesh_operator.looking import Seen, look, watched_of
-from lmos_mesh_operator.plans import Channels, plan_of, unready
+from lmos_mesh_operator.plans import Channels, place_of, plan_of, unready
 from lmos_mesh_operator.stepping import KINDS, Kind, look_due, next_step, reason_of, steer
 from lmos_mesh_operator.watched import Watching
 
@@ -227,18 +228,30 @@ class Rollouts:
 
     # -- reading and writing --
 
-    def fault_of(self, resource: Resource) -> str:
-        """Why a rollout cannot be, in view of the Channels that there are; empty if it can."""
-        if not isinstance(resource, ChannelRollout):
-            return ""
-        reason = unready(resource, self._channels(resource))
-        return reason.message if reason is not None and reason.phase == "Invalid" else ""
+    def fault_of(self, resource: Resource, beside: Sequence[Channel] = ()) -> Fault | None:
+        """Why a rollout cannot be, in view of the Channels that there are; None if it can.
 
-    def _channels(self, rollout: ChannelRollout) -> Channels:
+        Args:
+            resource: Of another kind than a rollout it is always fine.
+            beside: Channels that are to be there by then, as they will be.
+        """
+        if not isinstance(resource, ChannelRollout):
+            return None
+        reason = unready(resource, self._channels(resource, beside))
+        if reason is None or reason.phase != "Invalid":
+            return None
+        return {"field": place_of(resource.spec.strategy), "description": reason.message}
+
+    def _channels(self, rollout: ChannelRollout, beside: Sequence[Channel] = ()) -> Channels:
         plan, namespace = plan_of(rollout.spec.strategy), rollout.metadata.namespace
-        stable = self._applied.get(Channel, namespace, plan.stable.name)
+        coming = {one.metadata.name: one for one in beside if one.metadata.namespace == namespace}
+
+        def called(name: str) -> Channel | None:
+            return coming.get(name) or self._applied.get(Channel, namespace, name)
+
+        stable = called(plan.stable.name)
         return Channels(
-            canary=self._applied.get(Channel, namespace, plan.canary.name),
+            canary=called(plan.canary.name),
             stable=stable,
             busy=self._busy(rollout, stable) if stable is not None else "",
         )

@@ -224,10 +224,15 @@ async def test_what_is_somebody_elses_is_refused_and_not_seen(mesh: Mesh):
 
         with pytest.raises(InvalidMessage, match="/metadata/labels/tenant"):
             await theirs.apply(channel(name, tenant=mesh.tenant))
-        with pytest.raises(Conflict, match="another tenant's"):
-            await theirs.apply(channel(name))
-        with pytest.raises(NotFound):
+        with pytest.raises(Conflict, match="is held by tenant") as refused:
+            await theirs.apply(channel(name, version=">=7.7.7"))
+        # Who holds the name, and what to do; nothing of what it says.
+        assert mesh.tenant in str(refused.value)
+        assert "a namespace of your own" in refused.value.hint
+        assert "^1.0" not in str(refused.value.problem())
+        with pytest.raises(NotFound) as unknown:
             await elsewhere.call(GET_RESOURCE, GetResource(kind="ch", name=name))
+        assert "that name is held by tenant" in unknown.value.hint
         with pytest.raises(NotFound):
             await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ch", name=name))
         with pytest.raises(NotFound):
@@ -251,7 +256,7 @@ async def test_what_a_tenant_declares_is_its_own(mesh: Mesh):
 
         assert applied.after is not None
         assert applied.after["metadata"]["labels"] == {"tenant": mesh.tenant}
-        with pytest.raises(Conflict, match="another tenant's"):
+        with pytest.raises(Conflict, match="is held by tenant"):
             await Town(elsewhere).apply(told)
         with pytest.raises(NotFound):
             await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ag", name=name))

@@ -211,6 +211,80 @@ def test_nothing_is_applied_if_the_operator_refuses_one_of_several(
     assert got(told, "agents", namespace=space) == []
 
 
+UNFIT = (
+    (CANARY.replace("subset: canary", "subset: stable").replace("channel: web", "channel: ivr"),),
+    (CANARY.replace(", subset: canary", "").replace("channel: web", "channel: web2"), WEB),
+    (CANARY.replace(", subset: canary", ", subset: canary, tenant: other"), WEB),
+)
+
+
+@pytest.mark.parametrize("channels", UNFIT)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_rollout_is_checked_with_the_channels_that_come_with_it_and_those_that_are_there(
+    put: Put, space: str, told: Told, channels: tuple[str, ...], dry_run: bool
+) -> None:
+    if len(channels) == 1:
+        put(WEB)
+    there = len(got(told, "all", namespace=space))
+
+    said = put(*channels, ROLLOUT, code=1, dry_run=dry_run)
+
+    assert said["applied"] == [] or dry_run
+    (refused,) = said["refused"]
+    assert refused["where"].endswith(f"{len(channels)}.yaml")
+    (fault,) = refused["faults"]
+    assert (fault["line"], fault["field"]) == (7, "/spec/strategy/canary")
+    assert "channel" in fault["description"] or "tenant" in fault["description"]
+    assert len(got(told, "all", namespace=space)) == there
+
+
+def test_a_channel_that_a_rollout_moves_to_is_not_changed_under_it(
+    put: Put, space: str, told: Told
+) -> None:
+    put(AGENTS, WEB, CANARY, ROLLOUT)
+    moved = CANARY.replace("channel: web", "channel: ivr")
+
+    # Beside the rollout it is refused, alone it is told.
+    refused = put(moved, ROLLOUT, code=1)["refused"]
+    alone = put(moved, dry_run=True)["applied"]
+
+    assert "two channels, 'ivr' and 'web'" in refused[0]["faults"][0]["description"]
+    assert any("rollout 'to-next' cannot go on" in one for one in alone[0]["notes"])
+    assert got(told, "ch/web-next", namespace=space)["metadata"]["labels"]["channel"] == "web"
+
+
+def test_where_two_are_for_one_place_is_known_once_it_is_known_whose_they_are(
+    put: Put, at: str, space: str, told: Told
+) -> None:
+    mine = WEB.replace("channel: web,", f"channel: web, tenant: {at},")
+    rival = WEB.replace("name: web", f"name: rival\n  namespace: {space}", 1)
+
+    refused = put(mine, rival, code=1)["refused"]
+
+    assert refused[0]["faults"][0]["field"] == "/metadata/labels"
+    assert got(told, "all", namespace=space) == []
+
+
+def test_what_is_refused_in_the_middle_ends_the_work_there_and_says_how_far_it_went(
+    put: Put, tmp_path: Path, space: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Only the registry knows what time it is, and it is asked when its turn comes.
+    late = LAMP.replace("lamp", "late") + 'registration: {expires: "2001-01-01T00:00:00Z"}\n'
+
+    said = put(LAMP, late, AGENTS, WEB, code=1)
+    files = [str(tmp_path / f"{number}.yaml") for number in range(4)]
+    capfd.readouterr()
+    code = apply(files, ttl_s=None, tenant=None, namespace=space, as_json=False, mesh=None)
+    shown = capfd.readouterr().err
+
+    assert [one["name"] for one in said["applied"]] == ["urn:example:lamp"]
+    assert said["refused"][0]["faults"][0]["field"] == "/registration/expires"
+    assert [one["name"] for one in said["not_applied"]] == ["billing", "billing-next", "web"]
+    assert code == 1
+    assert "1 document before it is applied, and stay" in shown
+    assert "not applied: Channel web from" in shown
+
+
 def test_every_fault_of_every_file_has_its_line(put: Put, space: str, told: Told) -> None:
     wrong = WEB.replace("channel: web, ", "channel: 5, ").replace('"^1"', '"^one"')
 
