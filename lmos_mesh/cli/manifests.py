@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lmos_mesh.cli.documents import STDIN, Document, read_documents
-from lmos_mesh.cli.lines import Lines, line_of, lines_in
+from lmos_mesh.cli.lines import Lines
 from lmos_mesh.description import description_faults, with_id, with_security
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.resource_faults import read_resource
@@ -34,7 +34,7 @@ class Manifest:
     where: str
     value: Mapping[str, Any]
     resource: Resource | None = None
-    lines: Lines = field(default_factory=dict[str, int])
+    lines: Lines = field(default_factory=Lines)
     notes: tuple[str, ...] = ()
 
     @property
@@ -57,17 +57,17 @@ class Refused:
 
     where: str
     faults: tuple[Fault, ...]
-    lines: Lines = field(default_factory=dict[str, int])
+    lines: Lines = field(default_factory=Lines)
 
     def as_json(self) -> dict[str, Any]:
         """Itself, with the line of each fault."""
-        faults = [{**fault, "line": line_of(fault["field"], self.lines)} for fault in self.faults]
+        faults = [{**fault, "line": self.lines.at(fault["field"])} for fault in self.faults]
         return {"where": self.where, "faults": faults}
 
     def sentences(self) -> Iterator[str]:
         """What is wrong, one fault in each."""
         for fault in self.faults:
-            line = line_of(fault["field"], self.lines)
+            line = self.lines.at(fault["field"])
             at = f"{fault['field']}: " if fault["field"] else ""
             yield f"{f'line {line}, ' if line else ''}{at}{fault['description']}"
 
@@ -114,19 +114,17 @@ def documents_of(file: str) -> list[tuple[Document, Lines]]:
     Raises:
         MeshError: It cannot be read.
     """
-    documents = read_documents(file)
-    lines = lines_in(documents[0].text)
     found: list[tuple[Document, Lines]] = []
-    for one in documents:
-        own: Lines = lines[one.number - 1] if one.number <= len(lines) else {}
+    for one in read_documents(file):
         items = one.value.get("items")
         if one.value.get("kind") not in _LISTS or not isinstance(items, list):
-            found.append((one, own))
+            found.append((one, one.lines))
             continue
         for index, item in enumerate(cast("list[Any]", items)):
             where = f"{one.where} (item {index + 1})"
             value = cast("dict[str, Any]", item if isinstance(item, dict) else {})
-            found.append((replace(one, where=where, value=value), _below(index, own)))
+            lines = one.lines.below("items", str(index))
+            found.append((replace(one, where=where, value=value), lines))
     return found
 
 
@@ -167,16 +165,6 @@ def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
                 where=document.where, value=document.value, resource=resource, lines=lines
             )
             found.append(one)
-
-
-def _below(index: int, lines: Lines) -> Lines:
-    """The lines of one item of a list, as those of a document."""
-    at = pointer("items", index)
-    return {
-        one.removeprefix(at): line
-        for one, line in lines.items()
-        if one == at or one.startswith(f"{at}/")
-    }
 
 
 def clashes(found: Sequence[Manifest], *, tenant: str = "") -> Iterator[Refused]:

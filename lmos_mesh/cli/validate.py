@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from lmos_mesh.cli.documents import STDIN, Document
-from lmos_mesh.cli.lines import Lines, line_of
+from lmos_mesh.cli.lines import Lines
 from lmos_mesh.cli.manifests import documents_of, files_of, is_resource
 from lmos_mesh.cli.screen import out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
@@ -98,7 +98,7 @@ def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
             document=document.number,
             where=document.where,
             resource=resource,
-            faults=tuple((fault, line_of(fault["field"], lines)) for fault in found),
+            faults=tuple((fault, lines.at(fault["field"])) for fault in found),
         )
     filled, notes = with_security(document.value)
     identified = with_id(filled, tenant=DEFAULT_TENANT, fresh=_ANY_ID)
@@ -112,7 +112,7 @@ def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
         document=document.number,
         where=document.where,
         thing=None if faults else thing_of(own),
-        faults=tuple((fault, line_of(fault["field"], lines)) for fault in faults),
+        faults=tuple((fault, lines.at(fault["field"])) for fault in faults),
         notes=notes,
     )
 
