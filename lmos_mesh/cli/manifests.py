@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from lmos_mesh.cli.documents import STDIN, Document, read_documents
 from lmos_mesh.cli.lines import Lines
+from lmos_mesh.cluster_names import cluster_faults
 from lmos_mesh.description import description_faults, with_id, with_security
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.resource_faults import read_resource
@@ -146,6 +147,13 @@ def faults_of_description(value: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def notes_on(resource: Resource | None, lines: Lines) -> tuple[str, ...]:
+    """What a cluster would refuse of a resource, and the mesh does not; with its lines."""
+    faults = cluster_faults(resource) if resource is not None else []
+    told = Refused(where="", faults=tuple(faults), lines=lines)
+    return tuple(told.sentences())
+
+
 def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
     try:
         documents = documents_of(file)
@@ -162,7 +170,11 @@ def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
             refused.append(Refused(where=document.where, faults=tuple(faults), lines=lines))
         else:
             one = Manifest(
-                where=document.where, value=document.value, resource=resource, lines=lines
+                where=document.where,
+                value=document.value,
+                resource=resource,
+                lines=lines,
+                notes=notes_on(resource, lines),
             )
             found.append(one)
 
