@@ -248,7 +248,7 @@ def test_a_name_that_no_cluster_takes_is_taken_and_told(tmp_path: Path, name: st
     assert "cannot be mirrored to a cluster" in note
 
 
-@pytest.mark.parametrize("name", ["web", "0", "a-b.c", "a" * 64 + ".b", "w" * 200])
+@pytest.mark.parametrize("name", ["web", "0a", "a-b.c", "a" * 64 + ".b", "w" * 200])
 def test_a_name_that_a_cluster_takes_needs_no_note(tmp_path: Path, name: str) -> None:
     assert read(tmp_path, channel(name))[0][0].notes == ()
 
