@@ -137,7 +137,8 @@ class Keeping:
                 )
             notes = [*filled, *rules.notes_on(self._applied.index, after, before)]
             if isinstance(after, Channel) and (foreseen := self._foresee(after)):
-                notes.append(foreseen)
+                # What comes along with it, a dry run does not bring.
+                notes.append(f"as things are, {foreseen}" if request.dry_run else foreseen)
             if fault:  # it fitted when it was applied
                 notes.append(f"it cannot go on: {fault['description']}")
             if isinstance(after, Channel):
@@ -157,6 +158,7 @@ class Keeping:
                 return said.model_copy(update={"what": "unchanged", "notes": told})
             if request.dry_run:
                 return said
+            at = self._clock()
             try:
                 written = await self._store.put(after, expected=revision)
             except Conflict:
@@ -166,7 +168,8 @@ class Keeping:
             await self._applied.until_known(key, written, within_s=_KNOWN_S)
             if isinstance(after, Channel):
                 await self._yield_place(after, before, written)
-            self._audit(call, said.what, key, revision=written)
+            says = rules.summary(rules.without_status(after))
+            self._audit(call, said.what, key, at=at, revision=written, message=says)
             metadata = after.metadata.model_copy(update={"resource_version": str(written)})
             after = after.model_copy(update={"metadata": metadata})
             return said.model_copy(update={"revision": written, "after": shown(after)})
@@ -284,6 +287,7 @@ class Keeping:
             also: tuple[str, ...] = ()
             if key.kind == Channel.__name__ and await self._store.get(key_of_routing(key)):
                 also = (f"{ChannelRouting.__name__}/{key.name}",)
+            at = self._clock()
             try:
                 gone = await self._store.delete(key, expected=held.revision)
             except Conflict:
@@ -293,7 +297,7 @@ class Keeping:
             await self._applied.until_known(key, gone, within_s=_KNOWN_S)
             if also:
                 await self._delete_routing(key)
-            self._audit(call, "deleted", key, revision=held.revision)
+            self._audit(call, "deleted", key, at=at, revision=held.revision)
             return ResourceDeleted(kind=key.kind, namespace=key.namespace, name=key.name, also=also)
         raise _busy(key)
 
@@ -399,7 +403,7 @@ class Keeping:
                 if revision is not None
                 else _before(kept, active, key)
             )
-        before = active.revision
+        before, at = active.revision, self._clock()
         try:
             if status.pinned != pinned:
                 # Before the Routing, or whoever leads would renew that at once.
@@ -417,7 +421,7 @@ class Keeping:
             what = "restored" if pinned else "released"
             of = past.revision if past else 0
             said = f"the Routing of revision {of} is back, and stays" if of else "it follows again"
-            self._audit(call, what, key, revision=active.revision, of=of, message=said)
+            self._audit(call, what, key, at=at, revision=active.revision, of=of, message=said)
         return active
 
     async def _activate(self, past: PastResource, active: Kept, channel: Channel) -> Kept:
@@ -485,9 +489,10 @@ class Keeping:
             hint = f"that name is held by {holder}; {hint}"
         return NotFound(f"{key} does not exist", hint=hint)
 
-    def _audit(self, call: Call, what: str, key: ResourceKey, **more: object) -> None:
+    def _audit(self, call: Call, what: str, key: ResourceKey, *, at: float, **more: object) -> None:
+        """Write down what was done, and when it was begun: what it led to comes after it."""
         logger.info("%s %s", what, key)
-        told = {"kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
+        told = {"at": at, "kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
         audit.write(self._bus, call.tenant, f"resource_{what}", told, caller=call.caller)
 
 

@@ -19,6 +19,7 @@ from lmos_mesh.resources import (
 )
 from lmos_mesh.things import Fault
 from lmos_mesh.wrong_fields import told
+from lmos_mesh_operator.plans import plan_of
 
 _FEW = 6
 _KEY_BYTES = 1_000
@@ -187,11 +188,19 @@ def summary(resource: Resource) -> str:
         return "; ".join(groups) or "nobody"
     if isinstance(resource, ChannelRollout):
         status = resource.status
-        return f"{status.phase}, {status.canary_weight} %" if status else "Pending"
+        if status is not None:
+            return f"{status.phase}, {status.canary_weight} %"
+        plan = plan_of(resource.spec.strategy)
+        return f"from Channel {plan.stable.name!r} to {plan.canary.name!r}"
     if isinstance(resource, Agent):
         provided = resource.spec.provided_capabilities
         return "provides " + _some([f"{one.name or one.id} {one.version}" for one in provided])
     return ""
+
+
+def without_status(resource: Resource) -> Resource:
+    """What people have written of it."""
+    return resource.model_copy(update={"status": None})
 
 
 def _some(names: Sequence[str]) -> str:
