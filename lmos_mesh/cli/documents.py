@@ -42,6 +42,11 @@ class Document:
     number: int = 1
 
 
+def shown(file: str) -> str:
+    """What a file is called."""
+    return "standard input" if file == STDIN else file
+
+
 def read_documents(file: str) -> list[Document]:
     """Every document of a file; `-` is the standard input.
 
@@ -49,7 +54,7 @@ def read_documents(file: str) -> list[Document]:
         NotFound: There is no such file.
         InvalidMessage: It is neither JSON nor YAML, or a document of it is no object.
     """
-    name = "standard input" if file == STDIN else file
+    name = shown(file)
     text = _read(file)
     values = _values(name, text, as_json=Path(file).suffix.lower() == ".json")
     if not values:
@@ -118,7 +123,8 @@ def _values(name: str, text: str, *, as_json: bool) -> list[_Read]:
     except ValueError as exc:
         kind = "JSON" if as_json else "YAML"
         said = " ".join(str(exc).split())
-        raise InvalidMessage(f"{name} is no {kind} that can be read: {said}") from None
+        line: int | None = getattr(exc, "line", None) or getattr(exc, "lineno", None)
+        raise InvalidMessage(f"{name} is no {kind} that can be read: {said}", line=line) from None
 
 
 def _json_values(text: str) -> list[_Read]:

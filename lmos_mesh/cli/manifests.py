@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lmos_mesh.cli.documents import STDIN, Document, read_documents
+from lmos_mesh.cli.documents import STDIN, Document, read_documents, shown
 from lmos_mesh.cli.lines import Lines
 from lmos_mesh.cluster_names import cluster_faults
 from lmos_mesh.description import description_faults, with_id, with_security
@@ -54,15 +54,19 @@ class Refused:
 
     Attributes:
         lines: At which line of the file each member is.
+        line: Where it cannot be read, which its fault says in words.
     """
 
     where: str
     faults: tuple[Fault, ...]
     lines: Lines = field(default_factory=Lines)
+    line: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Itself, with the line of each fault."""
-        faults = [{**fault, "line": self.lines.at(fault["field"])} for fault in self.faults]
+        faults = [
+            {**fault, "line": self.lines.at(fault["field"]) or self.line} for fault in self.faults
+        ]
         return {"where": self.where, "faults": faults}
 
     def sentences(self) -> Iterator[str]:
@@ -82,7 +86,7 @@ def read_manifests(paths: Sequence[str]) -> tuple[list[Manifest], list[Refused]]
             for file in files_of(path):
                 _read(file, found, refused)
         except MeshError as exc:
-            refused.append(Refused(where=path, faults=({"field": "", "description": str(exc)},)))
+            refused.append(_unreadable(path, exc))
     refused.extend(clashes(found))
     found.sort(key=lambda one: _ORDER.index(one.kind))
     return _twice(found), refused
@@ -147,6 +151,11 @@ def faults_of_description(value: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def _unreadable(file: str, exc: MeshError) -> Refused:
+    fault = {"field": "", "description": str(exc)}
+    return Refused(where=shown(file), faults=(fault,), line=exc.details.get("line"))
+
+
 def notes_on(resource: Resource | None, lines: Lines) -> tuple[str, ...]:
     """What a cluster would refuse of a resource, and the mesh does not; with its lines."""
     faults = cluster_faults(resource) if resource is not None else []
@@ -158,7 +167,7 @@ def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
     try:
         documents = documents_of(file)
     except MeshError as exc:
-        refused.append(Refused(where=file, faults=({"field": "", "description": str(exc)},)))
+        refused.append(_unreadable(file, exc))
         return
     for document, lines in documents:
         resource: Resource | None = None

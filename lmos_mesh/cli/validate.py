@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from lmos_mesh.cli.documents import STDIN, Document
+from lmos_mesh.cli.documents import Document, shown
 from lmos_mesh.cli.lines import Lines
 from lmos_mesh.cli.manifests import documents_of, files_of, is_resource, notes_on
 from lmos_mesh.cli.screen import out, plural, print_json
@@ -86,8 +86,8 @@ def _verdicts_below(path: Path) -> list[Verdict]:
 
 def _unreadable(name: str, exc: MeshError) -> Verdict:
     fault = {"field": "", "description": str(exc)}
-    shown = "standard input" if name == STDIN else name
-    return Verdict(file=name, document=0, where=shown, faults=((fault, None),))
+    line = exc.details.get("line")
+    return Verdict(file=name, document=0, where=shown(name), faults=((fault, line),))
 
 
 def _verdict(file: str, document: Document, lines: Lines) -> Verdict:

@@ -26,7 +26,15 @@ _MOST_DIGITS = 1000
 
 
 class YamlFault(ValueError):
-    """What cannot be read, and at which line and column."""
+    """What cannot be read, and at which line and column.
+
+    Attributes:
+        line: From 1; None if it is not known.
+    """
+
+    def __init__(self, said: str, *, line: int | None = None) -> None:
+        super().__init__(said)
+        self.line = line
 
 
 @dataclass(slots=True)
@@ -80,7 +88,7 @@ def yaml_documents(text: str) -> Iterator[tuple[Any, Marked]]:
         line = text.count("\n", 0, exc.position) + 1
         code = exc.character if isinstance(exc.character, int) else ord(exc.character)
         raise YamlFault(
-            f"line {line}: character U+{code:04X} is no text; is this a YAML file?"
+            f"line {line}: character U+{code:04X} is no text; is this a YAML file?", line=line
         ) from None
     except yaml.YAMLError as exc:
         raise YamlFault(str(exc)) from None
@@ -194,7 +202,7 @@ def _refuse_tag(event: Any) -> NoReturn:
 
 def _refuse(said: str, mark: "yaml.Mark | Any") -> NoReturn:
     at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-    raise YamlFault(f"{at}{said}") from None
+    raise YamlFault(f"{at}{said}", line=mark.line + 1 if mark is not None else None) from None
 
 
 def _said(exc: "yaml.MarkedYAMLError", text: str) -> str:

@@ -17,6 +17,7 @@ from lmos_mesh.cli.channels import channels, describe_resource
 from lmos_mesh.cli.delete import delete
 from lmos_mesh.cli.get import get
 from lmos_mesh.cli.resource_calls import resource_target
+from lmos_mesh.cli.resources import describe
 from lmos_mesh.cli.rollout import history, restore, status, steer
 from lmos_mesh.cli.wait import wait
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, SettingsError, Unavailable
@@ -609,6 +610,38 @@ def test_an_earlier_routing_is_put_back_and_released(
     assert by_hand == ["released", "restored", "created"]
     with pytest.raises(InvalidMessage, match="lmos rollout abort to-next"):
         restore("rollout/to-next", None, namespace=space)
+
+
+@pytest.mark.parametrize(
+    ("target", "condition", "said"),
+    [
+        (
+            "ch/web",
+            "promoted",
+            "Channel web is never promoted: only a resource of kind ChannelRollout",
+        ),
+        ("crl/to-next", "resolved", "only a resource of kind Channel may be"),
+        ("ch/web", "live", "only a resource of kind Agent may be"),
+        ("crl/to-next", "phase=Done", '"Done" is no phase'),
+        ("ch/web", "happy", "nothing to wait for"),
+    ],
+)
+def test_nobody_waits_for_what_can_never_be(target: str, condition: str, said: str) -> None:
+    with pytest.raises(InvalidMessage, match=said):
+        wait([target], condition=condition)
+
+
+def test_a_kind_alone_is_nothing_to_describe(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotFound) as refused:
+        describe("ch")
+
+    assert refused.value.hint == "of a Channel say its name, too: ch/NAME"
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_line(put: Put) -> None:
+    refused = put("a: 1\nb: {c\n", code=1)["refused"]
+
+    assert refused[0]["faults"][0]["line"] == 3
 
 
 # -- as a program --
