@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import quote, unquote
 
 from lmos_mesh import codec, subjects, telemetry
 from lmos_mesh.endpoint import Message
@@ -24,6 +25,7 @@ HOPS = "Lmos-Hops"
 PATH = "Lmos-Path"
 MESSAGE_ID = "Nats-Msg-Id"
 TENANT = "Lmos-Tenant"
+CALLER = "Lmos-Caller"
 # The header names of the NATS services API (ADR-32), so that `nats` shows our errors.
 ERROR_CODE = "Nats-Service-Error-Code"
 ERROR = "Nats-Service-Error"
@@ -33,6 +35,7 @@ MAX_HOPS = 16
 KEEP_ALIVE_S = 10.0
 _CHECK_CALLER_EVERY = 16
 _MOST_DIGITS = 18
+_CALLER_LENGTH = 256
 
 current: ContextVar["Call | None"] = ContextVar("current_call", default=None)
 """The call that this task is answering; what it asks of others inherits from it."""
@@ -41,6 +44,12 @@ current: ContextVar["Call | None"] = ContextVar("current_call", default=None)
 def error_headers(error: MeshError) -> dict[str, str]:
     """The ADR-32 headers of an error."""
     return {ERROR_CODE: str(error.status), ERROR: str(error).replace("\n", " ")[:1000]}
+
+
+def caller_headers(caller: str) -> dict[str, str]:
+    """The header that says who asks, as they call themselves."""
+    # What stands in a header is ASCII, and has no line breaks.
+    return {CALLER: quote(caller[:_CALLER_LENGTH], safe=" @()/:;,+=")}
 
 
 class Call:
@@ -117,6 +126,16 @@ class Call:
     def tenant(self) -> str:
         """Whose request it is."""
         return subjects.tenant_of(self.subject)
+
+    @property
+    def caller(self) -> str:
+        """Who says that they ask; empty if nobody does.
+
+        It is written down and shown, and nothing is ever decided by it: anybody may say anything.
+        """
+        told = unquote(self.headers.get(CALLER, "")[: 3 * _CALLER_LENGTH])
+        shown = "".join(one if one.isprintable() else "?" for one in told)
+        return shown[:_CALLER_LENGTH]
 
     @property
     def takes_packed(self) -> bool:

@@ -1,7 +1,7 @@
 """What is wrong with a resource that somebody wrote, member by member, all of it at once. Pure."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any, cast
@@ -26,6 +26,13 @@ from lmos_mesh.wrong_fields import wrong_fields
 _UNKNOWN = "Extra inputs are not permitted"
 _NO_TEXT = "must be a string"
 _LABEL_LENGTH = 253
+MOST_ITEMS = 1000
+"""How many items any array of a resource may have, and members any object."""
+MOST_VALUES = 50_000
+MOST_DEEP = 32
+MOST_FAULTS = 100
+"""How many faults are told; for so many, there is one reason."""
+_MEANT = 20
 _VERSIONED: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "Agent": ("providedCapabilities", Version.parse),
     "Channel": ("requiredCapabilities", Range.parse),
@@ -47,14 +54,53 @@ def read_resource(value: Mapping[str, Any]) -> tuple[Resource | None, list[Fault
     if model is None:
         known = ", ".join(KINDS)
         return None, [_fault("/kind", f"must be one of {known}, not {quoted(given)}")]
+    if too_much := _of_extent(value):
+        return None, [too_much]
+    read, faults = _read(value, model)
+    if len(faults) > MOST_FAULTS:
+        more = _fault("", f"has {len(faults) - MOST_FAULTS} more faults")
+        return None, [*faults[:MOST_FAULTS], more]
+    return read, faults
+
+
+def _read(value: Mapping[str, Any], model: type[Resource]) -> tuple[Resource | None, list[Fault]]:
     faults = list(_of_texts(value, kind=model.__name__))
     try:
         # What became of it is the operator's to say, and is not taken from anybody else.
         read = model.model_validate({**value, "status": None})
     except ValidationError as exc:
-        return None, [*(_told(one, value, model) for one in wrong_fields(exc, value)), *faults]
+        found = wrong_fields(exc, value)
+        # What may have been meant takes long to find out.
+        meant = [_told(one, value, model) for one in found[:_MEANT]]
+        return None, [*meant, *found[_MEANT:], *faults]
     faults += _MEANING.get(model, _nothing)(read)
     return (None if faults else read), faults
+
+
+def _of_extent(value: Mapping[str, Any]) -> Fault | None:
+    """Why a resource is too large to be looked at; None if it is not."""
+    level: list[tuple[str, Any]] = [("", value)]
+    values = deep = 0
+    while level:
+        deep += 1
+        inner: list[tuple[str, Any]] = []
+        for at, held in level:
+            one = cast("Mapping[Any, Any] | list[Any]", held)
+            if deep > MOST_DEEP:
+                return _fault(at, f"is nested more than {MOST_DEEP} deep")
+            if len(one) > MOST_ITEMS:
+                kind = "members" if isinstance(one, Mapping) else "items"
+                return _fault(at, f"has {len(one)} {kind}, and {MOST_ITEMS} are the most")
+            values += len(one)
+            if values > MOST_VALUES:
+                return _fault("", f"has more than {MOST_VALUES} values in all")
+            named = one.items() if isinstance(one, Mapping) else enumerate(one)
+            pairs = cast("Iterable[tuple[Any, Any]]", named)
+            for name, each in pairs:
+                if isinstance(each, Mapping | list | tuple):
+                    inner.append((at + pointer(name), cast("Any", each)))
+        level = inner
+    return None
 
 
 def _of_texts(value: Mapping[str, Any], *, kind: str) -> Iterator[Fault]:

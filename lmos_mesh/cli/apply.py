@@ -1,8 +1,10 @@
 """`lmos apply`: what people have written by hand becomes part of the mesh.
 
-Everything is checked before anything is applied, and every fault of every file is named.
+Everything is checked before anything is applied, and every fault of every file is named. What can
+still go wrong in the middle of the work ends it there: what was applied stays, and is told.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +13,9 @@ from typing import Any, cast
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
-from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.differing import coloured, difference, written
-from lmos_mesh.cli.manifests import Manifest, Refused, channels_of, read_manifests
+from lmos_mesh.cli.manifests import Manifest, Refused, channels_of, clashes, read_manifests
 from lmos_mesh.cli.screen import fail, out, plural, print_json
 from lmos_mesh.description import thing_of, with_id, with_security
 from lmos_mesh.errors import (
@@ -43,6 +45,7 @@ from lmos_mesh.resources import (
 from lmos_mesh.things import DEFAULT_SUBSET, Fault, Thing, pointer, quoted
 
 _COLOURS = {"created": "green", "updated": "yellow", "configured": "yellow"}
+_CHECKED_AT_ONCE = 16
 _LEFT_OUT = "the operator makes Routings, of Channels; this one is left out"
 
 
@@ -68,6 +71,19 @@ class Applied:
     revision: int
     notes: tuple[str, ...] = ()
     diff: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """What became of all documents.
+
+    Attributes:
+        ahead: What was not come to, as something before it was refused.
+    """
+
+    applied: Sequence[Applied] = ()
+    refused: Sequence[Refused] = ()
+    ahead: Sequence[Manifest] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,22 +123,28 @@ def apply(
     found, refused = read_manifests(files)
     placed = [_placed(one, namespace=namespace, tenant=tenant) for one in found]
     refused.extend(one for one in placed if isinstance(one, Refused))
-    applied: list[Applied] = []
+    outcome = _Outcome(refused=refused)
     if not refused:
         ready = [one for one in placed if isinstance(one, Manifest)]
-        applied, refused = run(
+        outcome = run(
             _apply(ready, ttl_s=ttl_s, tenant=tenant, dry_run=dry_run, diff=diff, mesh=mesh)
         )
     if as_json:
-        told = [_as_json(one, diff=diff) for one in applied]
         print_json(
-            {"applied": told, "refused": [one.as_json() for one in refused], "dry_run": dry_run}
+            {
+                "applied": [_as_json(one, diff=diff) for one in outcome.applied],
+                "refused": [one.as_json() for one in outcome.refused],
+                "not_applied": [_named(one) for one in outcome.ahead],
+                "dry_run": dry_run,
+            }
         )
-        return 1 if refused else 0
-    for one in applied:
+        return 1 if outcome.refused else 0
+    for one in outcome.applied:
         _show(one, dry_run=dry_run)
-    show_refused(refused)
-    return 1 if refused else 0
+    show_refused(outcome.refused)
+    if outcome.refused and not dry_run:
+        _show_extent(outcome)
+    return 1 if outcome.refused else 0
 
 
 def show_refused(refused: Sequence[Refused]) -> None:
@@ -201,65 +223,108 @@ async def _apply(
     dry_run: bool,
     diff: bool,
     mesh: str | None,
-) -> tuple[list[Applied], list[Refused]]:
+) -> _Outcome:
     async with connected(mesh) as bus:
         terms = _Terms(
             tenant=tenant or bus.tenant, asked=tenant, ttl_s=ttl_s, dry_run=dry_run, diff=diff
         )
-        if not dry_run and len(found) > 1:
+        # Now that it is known whose and where they are.
+        if refused := list(clashes(found, tenant=terms.tenant)):
+            return _Outcome(refused=refused)
+        if dry_run:
+            return await _check_all(bus, found, terms)
+        if len(found) > 1:
             # What the operator refuses is known before anything is changed.
-            trial = replace(terms, dry_run=True, diff=False)
-            _, refused = await _apply_all(bus, _alone(found), found, trial)
-            if refused:
-                return [], refused
-        return await _apply_all(bus, found, found, terms)
+            checked = await _check_all(bus, found, replace(terms, dry_run=True, diff=False))
+            if checked.refused:
+                return _Outcome(refused=checked.refused)
+        return await _apply_all(bus, found, terms)
 
 
-def _alone(found: Sequence[Manifest]) -> list[Manifest]:
-    """The resources that can be judged before the others are there: no rollouts of theirs."""
-    coming = {one.resource.metadata.name for one in found if isinstance(one.resource, Channel)}
-    return [
-        one
-        for one in found
-        if one.resource is not None
-        and not (
-            isinstance(one.resource, ChannelRollout)
-            and any(coming.intersection(pair) for _, pair in channels_of(one.resource))
-        )
-    ]
+async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Outcome:
+    """What would become of all of them; nothing is changed."""
+    turns = asyncio.Semaphore(_CHECKED_AT_ONCE)
+
+    async def checked(one: Manifest) -> Applied | Refused | MeshError:
+        async with turns:
+            try:
+                return await _apply_one(bus, one, found, terms)
+            except MeshError as exc:
+                # Not raised here: what ends a group of tasks is told as a group of errors.
+                return exc if exc.retryable else one.refused(faults_in(exc))
+
+    async with asyncio.TaskGroup() as tasks:
+        begun = [tasks.create_task(checked(one)) for one in found]
+    results = [one.result() for one in begun]
+    for one in results:
+        if isinstance(one, MeshError):
+            raise one
+    return _Outcome(
+        applied=[one for one in results if isinstance(one, Applied)],
+        refused=[one for one in results if isinstance(one, Refused)],
+    )
 
 
-async def _apply_all(
-    bus: Bus, chosen: Sequence[Manifest], found: Sequence[Manifest], terms: _Terms
-) -> tuple[list[Applied], list[Refused]]:
+async def _apply_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Outcome:
+    """Apply one after the other, as far as that goes: what comes later may need what is refused."""
     applied: list[Applied] = []
-    refused: list[Refused] = []
-    for one in chosen:
+    for number, one in enumerate(found):
         try:
-            if isinstance(one.resource, ChannelRouting):
-                applied.append(_left_out(one, one.resource))
-            elif one.resource is None:
-                async with answering("registry"):
-                    applied.append(await _apply_description(bus, one, terms))
-            else:
-                whose = tenant_of(one, found, tenant=terms.tenant, asked=terms.asked)
-                async with answering("operator"):
-                    applied.append(await _apply_resource(bus, one, one.resource, whose, terms))
+            applied.append(await _apply_one(bus, one, found, terms))
         except MeshError as exc:
+            faults = faults_in(exc)
             if exc.retryable:
-                raise
-            refused.append(one.refused(faults_in(exc)))
-    return applied, refused
+                if not applied:
+                    raise
+                said = f"{exc}; whether it was applied is not known"
+                faults = [{"field": "", "description": said}]
+            return _Outcome(
+                applied=applied, refused=[one.refused(faults)], ahead=found[number + 1 :]
+            )
+    return _Outcome(applied=applied)
+
+
+async def _apply_one(bus: Bus, one: Manifest, found: Sequence[Manifest], terms: _Terms) -> Applied:
+    if isinstance(one.resource, ChannelRouting):
+        return _left_out(one, one.resource)
+    if one.resource is None:
+        async with answering("registry"):
+            return await _apply_description(bus, one, terms)
+    whose = tenant_of(one, found, tenant=terms.tenant, asked=terms.asked)
+    beside = _beside(one.resource, found) if terms.dry_run else ()
+    async with answering("operator"):
+        return await _apply_resource(bus, one, one.resource, whose, terms, beside)
+
+
+def _beside(resource: Resource, found: Sequence[Manifest]) -> tuple[dict[str, Any], ...]:
+    """Of a rollout, the Channels that these documents have of it: they will be there before it."""
+    if not isinstance(resource, ChannelRollout):
+        return ()
+    named = {name for _, pair in channels_of(resource) for name in pair}
+    return tuple(
+        dict(other.value)
+        for other in found
+        if isinstance(other.resource, Channel)
+        and other.resource.metadata.name in named
+        and other.resource.metadata.namespace == resource.metadata.namespace
+    )
 
 
 # -- resources --
 
 
 async def _apply_resource(
-    bus: Bus, one: Manifest, resource: Resource, tenant: str, terms: _Terms
+    bus: Bus,
+    one: Manifest,
+    resource: Resource,
+    tenant: str,
+    terms: _Terms,
+    beside: tuple[dict[str, Any], ...],
 ) -> Applied:
-    wanted = ApplyResource(resource=dict(one.value), dry_run=terms.dry_run)
-    kept = await bus.call(APPLY_RESOURCE, wanted, tenant=tenant, nobody_s=RESTART_S)
+    wanted = ApplyResource(resource=dict(one.value), dry_run=terms.dry_run, beside=beside)
+    kept = await bus.call(
+        APPLY_RESOURCE, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+    )
     name = f"{kept.kind} {kept.name}"
     return Applied(
         where=one.where,
@@ -315,7 +380,9 @@ async def _apply_description(bus: Bus, one: Manifest, terms: _Terms) -> Applied:
     ttl_s, expires = _lifetime(one.value, terms)
     wanted = Register(description=own, ttl_s=ttl_s, expires=expires)
     try:
-        kept = await bus.call(REGISTER, wanted, tenant=terms.tenant, nobody_s=RESTART_S)
+        kept = await bus.call(
+            REGISTER, wanted, tenant=terms.tenant, headers=asking(bus), nobody_s=RESTART_S
+        )
     except InvalidMessage as exc:
         if (field := str(exc.details.get("field"))) not in _LIFETIMES:
             raise
@@ -391,6 +458,26 @@ def _show(one: Applied, *, dry_run: bool) -> None:
         out().print(Text(f"           {note}", "dim"), soft_wrap=True)
     for shown in coloured(one.diff):
         out().print(Text("           ").append_text(shown), soft_wrap=True)
+
+
+def _show_extent(outcome: _Outcome) -> None:
+    """Say how far it went: nothing is taken back."""
+    if not outcome.applied:
+        fail("nothing is applied")
+        return
+    count = len(outcome.applied)
+    fail(f"{plural(count, 'document')} before it {'is' if count == 1 else 'are'} applied, and stay")
+    for one in outcome.ahead:
+        named = _named(one)
+        fail(f"  not applied: {named['kind']} {named['name']} from {one.where}")
+    fail("mend it and apply all again: what is applied already is left as it is")
+
+
+def _named(one: Manifest) -> dict[str, Any]:
+    """Which document it is."""
+    metadata = one.resource.metadata if one.resource is not None else None
+    name: Any = metadata.name if metadata is not None else one.value.get("title", "")
+    return {"where": one.where, "kind": one.kind, "name": name}
 
 
 def _as_json(one: Applied, *, diff: bool) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """How a command reaches the mesh: found, connected to, and asked."""
 
 import asyncio
+import getpass
 import logging
 import os
+import socket
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus, new_instance
+from lmos_mesh.calls import caller_headers
 from lmos_mesh.cli.screen import err
 from lmos_mesh.errors import NobodyAnswers, Unavailable
 from lmos_mesh.mesh_state import find_mesh
@@ -77,6 +80,15 @@ async def connected(mesh: str | None) -> AsyncGenerator[Bus]:
         Bus(transport, tenant=settings.tenant, instance=instance) as bus,
     ):
         yield bus
+
+
+def asking(bus: Bus) -> dict[str, str]:
+    """Headers that say who types this command, and where, for the audit."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = str(os.getuid()) if hasattr(os, "getuid") else "somebody"
+    return caller_headers(f"{user}@{socket.gethostname()} ({bus.instance})")
 
 
 @asynccontextmanager

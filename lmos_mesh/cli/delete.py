@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.apply import show_refused, tenant_of
-from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.manifests import Manifest, Refused, read_manifests
 from lmos_mesh.cli.resource_calls import Target, named_targets
 from lmos_mesh.cli.screen import err, out, print_json
@@ -104,7 +104,9 @@ async def _delete(
     told: dict[str, Any] = {"kind": kind, "namespace": namespace, "name": name}
     try:
         async with answering("operator"):
-            gone = await bus.call(DELETE_RESOURCE, wanted, tenant=tenant, nobody_s=RESTART_S)
+            gone = await bus.call(
+                DELETE_RESOURCE, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+            )
     except NotFound:
         missing.append(told)
     else:
@@ -124,7 +126,9 @@ async def _deregister(
     try:
         async with answering("registry"):
             wanted = Deregister(name=thing.name, subset=thing.subset)
-            await bus.call(DEREGISTER, wanted, tenant=tenant, nobody_s=RESTART_S)
+            await bus.call(
+                DEREGISTER, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+            )
     except NotFound:
         missing.append(told)
     else:

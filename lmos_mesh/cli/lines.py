@@ -1,80 +1,65 @@
 """At which lines of a JSON or YAML file the members of its documents are. Pure."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+import json
+import re
+from collections.abc import Callable
+from functools import cached_property
 
-from lmos_mesh.things import pointer
+from lmos_mesh.cli.yaml_reading import Marked, YamlFault, yaml_documents
 
-if TYPE_CHECKING:
-    from yaml import Node
-
-Lines = Mapping[str, int]
+_PAIR = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
-def lines_in(text: str) -> list[Lines]:
-    """For each document of a file, the line of every JSON Pointer in it.
+class Lines:
+    """The lines of one document, looked up when they are asked for: most never are.
 
-    What cannot be read has no lines. An array at the top of JSON holds several documents, and an
-    empty document of YAML is none, as they are read.
+    Args:
+        find: Where the document is; None if that is not known.
+        below: The members on the way to the part that this is about.
     """
-    import yaml
 
-    # JSON is YAML, apart from tabs between its members; inside of its strings there are none.
-    shown = text.replace("\t", " ")
-    is_json = shown.lstrip().startswith(("{", "["))
-    found: list[Lines] = []
-    try:
-        # Nothing is constructed; only the positions of what is written are looked at.
-        for node in yaml.compose_all(shown, Loader=yaml.SafeLoader):
-            for document in _documents(node, is_json=is_json):
-                lines = {"": _line(document)}
-                lines.update(_lines_below(document, ""))
-                found.append(lines)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        pass
-    return found
+    def __init__(
+        self, find: Callable[[], Marked | None] = lambda: None, *, below: tuple[str, ...] = ()
+    ) -> None:
+        self._find = find
+        self._below = below
 
+    @cached_property
+    def _marked(self) -> Marked | None:
+        found = self._find()
+        for step in self._below:
+            found = found.members.get(step) if found is not None else None
+        return found
 
-def line_of(at: str, lines: Lines) -> int | None:
-    """The line of a JSON Pointer, or of what a missing member should be in; None if unknown."""
-    while at not in lines:
-        if not at:
+    def at(self, pointer: str) -> int | None:
+        """The line of a JSON Pointer, or of what a missing member should be in; None if unknown."""
+        marked = self._marked
+        if marked is None:
             return None
-        at = at.rpartition("/")[0]
-    return lines[at]
+        for step in pointer.split("/")[1:]:
+            inner = marked.members.get(step.replace("~1", "/").replace("~0", "~"))
+            if inner is None:
+                break
+            marked = inner
+        return marked.line
+
+    def below(self, *steps: str) -> "Lines":
+        """The lines of a part of the document, as those of a document."""
+        return Lines(lambda: self._marked, below=steps)
 
 
-def _documents(node: "Node", *, is_json: bool) -> "list[Node]":
-    from yaml import SequenceNode
+def lines_in_json(text: str) -> list[Marked]:
+    """Where the documents of a JSON file are; an array at its top holds several.
 
-    if is_json and isinstance(node, SequenceNode):
-        return cast("list[Node]", node.value)
-    empty = node.tag == "tag:yaml.org,2002:null"
-    return [] if empty else [node]
-
-
-def _lines_below(node: "Node", at: str) -> Iterator[tuple[str, int]]:
-    from yaml import MappingNode, SequenceNode
-
-    # An explicit stack: how deep a file is nested is up to whoever wrote it.
-    ahead: list[tuple[Any, str]] = [(node, at)]
-    seen: set[int] = set()
-    while ahead:
-        holder, above = ahead.pop()
-        if id(holder) in seen:
-            continue  # a reference to what is written elsewhere
-        seen.add(id(holder))
-        if isinstance(holder, MappingNode):
-            for key, value in cast("list[tuple[Any, Any]]", holder.value):
-                here = above + pointer(str(key.value))
-                yield here, _line(key)
-                ahead.append((value, here))
-        elif isinstance(holder, SequenceNode):
-            for index, value in enumerate(cast("list[Any]", holder.value)):
-                here = f"{above}/{index}"
-                yield here, _line(value)
-                ahead.append((value, here))
-
-
-def _line(node: "Node") -> int:
-    return cast("Any", node).start_mark.line + 1
+    What cannot be read has no lines.
+    """
+    # JSON is YAML, apart from tabs between its members; inside of its strings there are none.
+    # And of letters that are escaped as two, which libyaml does not know.
+    plain = _PAIR.sub(lambda found: str(json.loads(f'"{found[0]}"')), text.replace("\t", " "))
+    try:
+        found = list(yaml_documents(plain))
+    except YamlFault:
+        return []
+    if len(found) == 1 and isinstance(found[0][0], list):
+        return list(found[0][1].members.values())
+    return [marked for _, marked in found]

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lmos_mesh.cli.documents import STDIN, Document, read_documents
-from lmos_mesh.cli.lines import Lines, line_of, lines_in
+from lmos_mesh.cli.documents import STDIN, Document, read_documents, shown
+from lmos_mesh.cli.lines import Lines
+from lmos_mesh.cluster_names import cluster_faults
 from lmos_mesh.description import description_faults, with_id, with_security
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.resource_faults import read_resource
@@ -34,7 +35,7 @@ class Manifest:
     where: str
     value: Mapping[str, Any]
     resource: Resource | None = None
-    lines: Lines = field(default_factory=dict[str, int])
+    lines: Lines = field(default_factory=Lines)
     notes: tuple[str, ...] = ()
 
     @property
@@ -53,21 +54,25 @@ class Refused:
 
     Attributes:
         lines: At which line of the file each member is.
+        line: Where it cannot be read, which its fault says in words.
     """
 
     where: str
     faults: tuple[Fault, ...]
-    lines: Lines = field(default_factory=dict[str, int])
+    lines: Lines = field(default_factory=Lines)
+    line: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Itself, with the line of each fault."""
-        faults = [{**fault, "line": line_of(fault["field"], self.lines)} for fault in self.faults]
+        faults = [
+            {**fault, "line": self.lines.at(fault["field"]) or self.line} for fault in self.faults
+        ]
         return {"where": self.where, "faults": faults}
 
     def sentences(self) -> Iterator[str]:
         """What is wrong, one fault in each."""
         for fault in self.faults:
-            line = line_of(fault["field"], self.lines)
+            line = self.lines.at(fault["field"])
             at = f"{fault['field']}: " if fault["field"] else ""
             yield f"{f'line {line}, ' if line else ''}{at}{fault['description']}"
 
@@ -81,8 +86,8 @@ def read_manifests(paths: Sequence[str]) -> tuple[list[Manifest], list[Refused]]
             for file in files_of(path):
                 _read(file, found, refused)
         except MeshError as exc:
-            refused.append(Refused(where=path, faults=({"field": "", "description": str(exc)},)))
-    refused.extend(_clashes(found))
+            refused.append(_unreadable(path, exc))
+    refused.extend(clashes(found))
     found.sort(key=lambda one: _ORDER.index(one.kind))
     return _twice(found), refused
 
@@ -114,19 +119,17 @@ def documents_of(file: str) -> list[tuple[Document, Lines]]:
     Raises:
         MeshError: It cannot be read.
     """
-    documents = read_documents(file)
-    lines = lines_in(documents[0].text)
     found: list[tuple[Document, Lines]] = []
-    for one in documents:
-        own: Lines = lines[one.number - 1] if one.number <= len(lines) else {}
+    for one in read_documents(file):
         items = one.value.get("items")
         if one.value.get("kind") not in _LISTS or not isinstance(items, list):
-            found.append((one, own))
+            found.append((one, one.lines))
             continue
         for index, item in enumerate(cast("list[Any]", items)):
             where = f"{one.where} (item {index + 1})"
             value = cast("dict[str, Any]", item if isinstance(item, dict) else {})
-            found.append((replace(one, where=where, value=value), _below(index, own)))
+            lines = one.lines.below("items", str(index))
+            found.append((replace(one, where=where, value=value), lines))
     return found
 
 
@@ -148,11 +151,23 @@ def faults_of_description(value: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def _unreadable(file: str, exc: MeshError) -> Refused:
+    fault = {"field": "", "description": str(exc)}
+    return Refused(where=shown(file), faults=(fault,), line=exc.details.get("line"))
+
+
+def notes_on(resource: Resource | None, lines: Lines) -> tuple[str, ...]:
+    """What a cluster would refuse of a resource, and the mesh does not; with its lines."""
+    faults = cluster_faults(resource) if resource is not None else []
+    told = Refused(where="", faults=tuple(faults), lines=lines)
+    return tuple(told.sentences())
+
+
 def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
     try:
         documents = documents_of(file)
     except MeshError as exc:
-        refused.append(Refused(where=file, faults=({"field": "", "description": str(exc)},)))
+        refused.append(_unreadable(file, exc))
         return
     for document, lines in documents:
         resource: Resource | None = None
@@ -164,23 +179,22 @@ def _read(file: str, found: list[Manifest], refused: list[Refused]) -> None:
             refused.append(Refused(where=document.where, faults=tuple(faults), lines=lines))
         else:
             one = Manifest(
-                where=document.where, value=document.value, resource=resource, lines=lines
+                where=document.where,
+                value=document.value,
+                resource=resource,
+                lines=lines,
+                notes=notes_on(resource, lines),
             )
             found.append(one)
 
 
-def _below(index: int, lines: Lines) -> Lines:
-    """The lines of one item of a list, as those of a document."""
-    at = pointer("items", index)
-    return {
-        one.removeprefix(at): line
-        for one, line in lines.items()
-        if one == at or one.startswith(f"{at}/")
-    }
+def clashes(found: Sequence[Manifest], *, tenant: str = "") -> Iterator[Refused]:
+    """What cannot stand side by side, and would be refused in the middle of the work.
 
-
-def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:
-    """What cannot stand side by side, and would be refused in the middle of the work."""
+    Args:
+        found: The documents.
+        tenant: Whose those are that do not say so.
+    """
     named = {
         (one.resource.metadata.namespace, one.resource.metadata.name): one.resource
         for one in found
@@ -191,7 +205,8 @@ def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:
         match one.resource:
             case Channel() as channel:
                 metadata = channel.metadata
-                place = (metadata.namespace, channel.tenant, channel.channel, channel.subset)
+                whose = channel.tenant or tenant
+                place = (metadata.namespace, whose, channel.channel, channel.subset)
                 first = places.setdefault(place, one)
                 if first.resource and first.resource.metadata.name != metadata.name:
                     said = (
@@ -200,13 +215,16 @@ def _clashes(found: Sequence[Manifest]) -> Iterator[Refused]:
                     )
                     yield one.refused([{"field": "/metadata/labels", "description": said}])
             case ChannelRollout() as rollout:
-                yield from _of_one_channel(one, rollout, named)
+                yield from _of_one_channel(one, rollout, named, tenant)
             case _:
                 pass
 
 
 def _of_one_channel(
-    one: Manifest, rollout: ChannelRollout, named: Mapping[tuple[str, str], Channel]
+    one: Manifest,
+    rollout: ChannelRollout,
+    named: Mapping[tuple[str, str], Channel],
+    tenant: str,
 ) -> Iterator[Refused]:
     """Whether the two Channels of a rollout differ in their subset, and in it alone."""
     namespace = rollout.metadata.namespace
@@ -215,11 +233,11 @@ def _of_one_channel(
         if canary is None or stable is None:
             continue  # at least one is there already; the operator knows
         said = ""
-        if (canary.tenant, canary.channel) != (stable.tenant, stable.channel):
+        new, old = (f"{each.tenant or tenant}/{each.channel}" for each in (canary, stable))
+        if new != old:
             said = (
-                f"names Channels of {quoted(f'{canary.tenant}/{canary.channel}')} and "
-                f"{quoted(f'{stable.tenant}/{stable.channel}')}; both must be of one tenant and "
-                "channel"
+                f"names Channels of {quoted(new)} and {quoted(old)}; both must be of one tenant "
+                "and channel"
             )
         elif canary.subset == stable.subset:
             said = f"names two Channels of subset {quoted(canary.subset)}; they must differ"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lmos_mesh.cli.options import Json, Mesh, Namespace, Tenant
-from lmos_mesh.errors import SettingsError
+from lmos_mesh.errors import NotFound, SettingsError
 
 Files = Annotated[
     list[str] | None,
@@ -251,7 +251,14 @@ def describe(
 
     if versions:
         sys.exit(history(name, subset=subset, as_json=as_json, mesh=mesh))
-    sys.exit(command(name, subset=subset, revision=revision, form=form.value, mesh=mesh))
+    try:
+        sys.exit(command(name, subset=subset, revision=revision, form=form.value, mesh=mesh))
+    except NotFound as exc:
+        from lmos_mesh.resources import kind_named
+
+        if (kind := kind_named(name)) is None:
+            raise
+        raise NotFound(exc.message, hint=f"of a {kind} say its name, too: {name}/NAME") from None
 
 
 def validate(

@@ -4,7 +4,6 @@ import asyncio
 import datetime
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from itertools import groupby
 from typing import Any
 
 from rich.console import Group
@@ -12,17 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
-from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.resource_calls import Raw, Target, changes, got, listed, seconds_of
 from lmos_mesh.cli.resource_screens import rollout_line, rollout_screen
 from lmos_mesh.cli.resource_tables import UNDER_WAY, agents_of, place_of, status_of, strategy_of
-from lmos_mesh.cli.screen import either, fail, out, print_json, print_table, repainting
+from lmos_mesh.cli.screen import either, err, fail, out, print_json, print_table, repainting
 from lmos_mesh.cli.wait import ENDED
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, Unavailable
 from lmos_mesh.messages import (
     GET_RESOURCE_HISTORY,
     RESTORE_ROUTING,
     STEER_ROLLOUT,
+    FoundResource,
     GetResourceHistory,
     ResourceHistory,
     RestoreRouting,
@@ -31,6 +31,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.resources import DEFAULT_NAMESPACE, kind_named
 
 _DAY_S = 86_400.0
+_STEPS = 500
 
 
 def status(
@@ -102,7 +103,9 @@ def steer(
                 {"name": own, "namespace": space, "action": action, "reason": reason}
             )
             async with answering("operator"):
-                found = await bus.call(STEER_ROLLOUT, wanted, tenant=tenant, nobody_s=RESTART_S)
+                found = await bus.call(
+                    STEER_ROLLOUT, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+                )
             return found.resource
 
     one = run(steered())
@@ -121,38 +124,35 @@ def history(
     as_json: bool = False,
     mesh: str | None = None,
 ) -> int:
-    """Show the Routings that a Channel has had, or the states of a rollout; the latest first."""
+    """Show what a Channel or a rollout went through, from the audit; the latest first."""
     kind, own = _kind_and_name(name)
 
-    async def kept() -> tuple[ResourceHistory, int]:
+    async def told() -> tuple[ResourceHistory, int]:
         async with connected(mesh) as bus:
-            if kind == "Channel":
-                return await _routings(bus, own, namespace=namespace, tenant=tenant)
             target = Target(kind=kind, name=own)
-            one = await got(bus, target, namespace=namespace, tenant=tenant)
-            found = await history_of(bus, kind, own, place_of(one)[0], tenant=tenant)
-            return found, int(one["metadata"].get("resourceVersion") or 0)
+            space, active = namespace or DEFAULT_NAMESPACE, 0
+            with suppress(NotFound):  # what is gone has a history, too
+                one = await got(bus, target, namespace=namespace, tenant=tenant)
+                space = place_of(one)[0]
+                active = int(status_of(one).get("routingRevision") or 0)
+            of = "ChannelRouting" if kind == "Channel" else kind
+            return await history_of(bus, of, own, space, tenant=tenant, steps=_STEPS), active
 
-    found, active = run(kept())
+    found, active = run(told())
     if as_json:
         print_json({**found.model_dump(mode="json"), "active": active})
         return 0
-    more = (
-        f"lmos rollout undo channel/{own} --to-revision N puts one of them back"
-        if kind == "Channel"
-        else f"lmos describe rollout/{own} --revision N shows one of them"
-    )
-    shown, current = (found, active) if kind == "Channel" else stages(found)
-    print_table(Group(history_table(shown, active=current), Text(more, "dim")))
+    below = Text(style="dim")
+    if found.earlier:
+        below.append(f"and {found.earlier} steps before these\n")
+    below.append("kept for 30 days; who asked is what they said of themselves")
+    if kind == "Channel":
+        below.append(
+            f"\nlmos rollout undo channel/{own} --to-revision N puts a Routing back whose revision "
+            "is shown"
+        )
+    print_table(Group(steps_table(found, active=active), below))
     return 0
-
-
-def stages(found: ResourceHistory) -> tuple[ResourceHistory, int]:
-    """What a rollout went through, each stage once and as it began; and which is the latest."""
-    # It is written at every look, and most looks change nothing that is shown.
-    runs = (list(run) for _, run in groupby(found.versions, key=lambda one: one.summary))
-    began = tuple(run[-1] for run in runs)
-    return found.model_copy(update={"versions": began}), began[0].revision if began else 0
 
 
 def restore(
@@ -173,21 +173,28 @@ def restore(
         )
     own = rest if slash else name
 
-    async def restored() -> Raw:
+    async def restored() -> tuple[FoundResource, bool]:
         async with connected(mesh) as bus:
             channel = await got(
                 bus, Target(kind="Channel", name=own), namespace=namespace, tenant=tenant
             )
             wanted = RestoreRouting(name=own, namespace=place_of(channel)[0], revision=revision)
             async with answering("operator"):
-                found = await bus.call(RESTORE_ROUTING, wanted, tenant=tenant, nobody_s=RESTART_S)
-            return found.resource
+                found = await bus.call(
+                    RESTORE_ROUTING, wanted, tenant=tenant, headers=asking(bus), nobody_s=RESTART_S
+                )
+            return found, bool(status_of(channel).get("pinned"))
 
-    one = run(restored())
+    found, was_pinned = run(restored())
+    one = found.resource
+    for note in found.notes:
+        err().print(Text(f"! {note}", "yellow"), soft_wrap=True)
     if as_json:
         print_json(one)
         return 0
-    if revision == 0:
+    if revision == 0 and not was_pinned:
+        said = "was not held by an undo, so there is nothing to release: it follows its agents"
+    elif revision == 0:
         said = "is released: it follows its agents again"
     else:
         said = f"has the Routing of {either(agents_of(one), 'nobody')} again, until it is released"
@@ -244,10 +251,10 @@ async def rollouts_of(
 
 
 async def history_of(
-    bus: Bus, kind: str, name: str, namespace: str, *, tenant: str | None = None
+    bus: Bus, kind: str, name: str, namespace: str, *, tenant: str | None = None, steps: int = 0
 ) -> ResourceHistory:
-    """The versions of a resource that are kept."""
-    wanted = GetResourceHistory(kind=kind, name=name, namespace=namespace)
+    """The versions of a resource that are kept, and its latest steps."""
+    wanted = GetResourceHistory(kind=kind, name=name, namespace=namespace, steps=steps)
     async with answering("operator"):
         return await bus.call(GET_RESOURCE_HISTORY, wanted, tenant=tenant, nobody_s=RESTART_S)
 
@@ -270,13 +277,31 @@ def history_table(found: ResourceHistory, *, active: int = 0) -> Table:
     return table
 
 
-async def _routings(
-    bus: Bus, name: str, *, namespace: str | None, tenant: str | None
-) -> tuple[ResourceHistory, int]:
-    channel = await got(bus, Target(kind="Channel", name=name), namespace=namespace, tenant=tenant)
-    space = place_of(channel)[0] or DEFAULT_NAMESPACE
-    found = await history_of(bus, "ChannelRouting", name, space, tenant=tenant)
-    return found, int(status_of(channel).get("routingRevision") or 0)
+def steps_table(found: ResourceHistory, *, active: int = 0) -> Table:
+    """Steps as rows: when, what, by whom and why; a Routing's revision where it can be put back."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    of_rollout = any(one.state for one in found.steps)
+    table.add_column("when", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("then" if of_rollout else "revision", no_wrap=True)
+    table.add_column("by", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for one in found.steps:
+        at = datetime.datetime.fromtimestamp(one.at).astimezone()
+        revision = Text(str(one.revision) if one.kept else "")
+        if one.kept and one.revision == active:
+            revision.append(" ●", "green")
+        why = one.message
+        if one.reason and one.reason not in why:
+            why = f"{why}: {one.reason}" if why else one.reason
+        table.add_row(
+            at.strftime("%Y-%m-%d %H:%M:%S"),
+            one.what.replace("_", " "),
+            one.state if of_rollout else revision,
+            one.by.partition(" (")[0] if one.by else Text("operator", "dim"),
+            why,
+        )
+    return table
 
 
 def _kind_and_name(name: str) -> tuple[str, str]:

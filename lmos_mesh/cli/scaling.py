@@ -5,7 +5,7 @@ import time
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S
-from lmos_mesh.cli.connection import answering, connected, run
+from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.resource_calls import seconds_of
 from lmos_mesh.cli.screen import out, print_json
 from lmos_mesh.errors import DeadlineExceeded
@@ -51,7 +51,12 @@ async def _steered(
     async with connected(mesh) as bus, answering("operator"):
         try:
             return await bus.call(
-                STEER_AGENT, request, tenant=tenant, timeout_s=timeout_s, nobody_s=RESTART_S
+                STEER_AGENT,
+                request,
+                tenant=tenant,
+                headers=asking(bus),
+                timeout_s=timeout_s,
+                nobody_s=RESTART_S,
             )
         except DeadlineExceeded as exc:
             raise DeadlineExceeded(

@@ -116,15 +116,13 @@ def restart(
 
 @app.command("history")
 def history(
-    name: Annotated[
-        str, typer.Argument(help="channel/NAME for its Routings, NAME for a rollout's states.")
-    ],
+    name: Annotated[str, typer.Argument(help="channel/NAME for a Channel, NAME for a rollout.")],
     namespace: Namespace = None,
     tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
-    """Show earlier Routings of a Channel, or what a rollout went through."""
+    """Show what a Channel or a rollout went through: what, when, by whom and why."""
     from lmos_mesh.cli.rollout import history as command
 
     sys.exit(command(name, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh))

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
-from lmos_mesh.cli.documents import STDIN, Document
-from lmos_mesh.cli.lines import Lines, line_of
-from lmos_mesh.cli.manifests import documents_of, files_of, is_resource
+from lmos_mesh.cli.documents import Document, shown
+from lmos_mesh.cli.lines import Lines
+from lmos_mesh.cli.manifests import documents_of, files_of, is_resource, notes_on
 from lmos_mesh.cli.screen import out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
 from lmos_mesh.errors import MeshError
@@ -33,7 +33,7 @@ class Verdict:
         thing: What it describes, if it is a valid Description.
         resource: What it says, if it is a valid resource.
         faults: With the line of each, where that can be told.
-        notes: What the registry would fill in.
+        notes: What the registry would fill in, or a cluster would refuse.
     """
 
     file: str
@@ -86,8 +86,8 @@ def _verdicts_below(path: Path) -> list[Verdict]:
 
 def _unreadable(name: str, exc: MeshError) -> Verdict:
     fault = {"field": "", "description": str(exc)}
-    shown = "standard input" if name == STDIN else name
-    return Verdict(file=name, document=0, where=shown, faults=((fault, None),))
+    line = exc.details.get("line")
+    return Verdict(file=name, document=0, where=shown(name), faults=((fault, line),))
 
 
 def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
@@ -98,7 +98,8 @@ def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
             document=document.number,
             where=document.where,
             resource=resource,
-            faults=tuple((fault, line_of(fault["field"], lines)) for fault in found),
+            faults=tuple((fault, lines.at(fault["field"])) for fault in found),
+            notes=notes_on(resource, lines),
         )
     filled, notes = with_security(document.value)
     identified = with_id(filled, tenant=DEFAULT_TENANT, fresh=_ANY_ID)
@@ -112,7 +113,7 @@ def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
         document=document.number,
         where=document.where,
         thing=None if faults else thing_of(own),
-        faults=tuple((fault, line_of(fault["field"], lines)) for fault in faults),
+        faults=tuple((fault, lines.at(fault["field"])) for fault in faults),
         notes=notes,
     )
 

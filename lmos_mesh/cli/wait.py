@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rich.text import Text
 
@@ -20,6 +20,13 @@ Outcome = Literal["met", "failed", "timeout"]
 
 # From where a rollout goes nowhere unless somebody tells it to.
 ENDED: frozenset[Phase] = frozenset({"Promoted", "Aborted", "RolledBack", "Invalid"})
+_OF = {
+    "resolved": "Channel",
+    "unresolved": "Channel",
+    "promoted": "ChannelRollout",
+    "phase": "ChannelRollout",
+    "live": "Agent",
+}
 _FORMS = "resolved, unresolved, promoted, phase=PHASE, live, deleted or condition=TYPE[=STATUS]"
 
 
@@ -37,6 +44,8 @@ def wait(
     targets = named_targets(words)
     met = condition_of(condition)
     within_s = seconds_of(timeout)
+    for one in targets:
+        _check(one, condition)
 
     async def waiting() -> list[tuple[Target, Outcome, str]]:
         async with connected(mesh) as bus:
@@ -61,8 +70,26 @@ def wait(
             elif outcome == "failed":
                 fail(f"{one} will not be {condition}: {said}")
             else:
-                fail(f"{one} is not {condition} after {timeout}: {said}")
+                fail(f"{one} is not {condition} after {within_s:g} s: {said}")
     return 0 if all(outcome == "met" for _, outcome, _ in told) else 1
+
+
+def _check(target: Target, condition: str) -> None:
+    """Refuse to wait for what a resource of that kind never is.
+
+    Raises:
+        InvalidMessage: It is such.
+    """
+    name, _, value = condition.partition("=")
+    kind = _OF.get(name.lower())
+    if kind is not None and target.kind != kind:
+        raise InvalidMessage(
+            f"{target} is never {condition}: only a resource of kind {kind} may be",
+            hint=f"say {_FORMS}",
+        )
+    phases: tuple[Phase, ...] = get_args(Phase)
+    if name.lower() == "phase" and value.lower() not in {one.lower() for one in phases}:
+        raise InvalidMessage(f"{quoted(value)} is no phase", hint=f"there are {', '.join(phases)}")
 
 
 Condition = Callable[[Raw | None], bool | str]

@@ -17,11 +17,14 @@ class ApplyResource(Message):
         revision: The revision that it replaces, 0 for none; a stale one is refused. None for
             whatever is there.
         dry_run: Whether to check it only, and say what would be changed.
+        beside: For a rollout that is only checked, the Channels that are to be applied before it:
+            it is checked as if they were there.
     """
 
     resource: dict[str, Any]
     revision: int | None = Field(default=None, ge=0)
     dry_run: bool = False
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 class ResourceApplied(Message):
@@ -59,10 +62,15 @@ class GetResource(Message):
 
 
 class FoundResource(Message):
-    """A resource as it is kept."""
+    """A resource as it is kept.
+
+    Attributes:
+        notes: What whoever has changed it should know.
+    """
 
     resource: dict[str, Any]
     revision: int
+    notes: tuple[str, ...] = ()
 
 
 class ListResources(Message):
@@ -112,11 +120,16 @@ class ResourceDeleted(Message):
 
 
 class GetResourceHistory(Message):
-    """The versions of a resource that are kept."""
+    """The versions of a resource that are kept, and what came to pass with it.
+
+    Attributes:
+        steps: How many of its latest steps to tell from the audit.
+    """
 
     kind: str
     name: Id
     namespace: Id = "default"
+    steps: int = Field(default=0, ge=0, le=1000)
 
 
 class ResourceVersion(Message):
@@ -135,13 +148,46 @@ class ResourceVersion(Message):
     gone: bool = False
 
 
+class ResourceStep(Message):
+    """What came to pass with a resource, as the audit has it.
+
+    Attributes:
+        at: Unix seconds.
+        what: `created`, `configured`, `deleted`; of a Channel also `activated`, `restored`,
+            `released`, `resolved`, `unresolved`; of a rollout the kind of its event.
+        state: Of a rollout, where it was then: phase and weight.
+        revision: Of the Routing that it is about; 0 for none.
+        kept: Whether that Routing can still be read, and be put back.
+        by: Who asked for it, as they called themselves; empty if nobody did, or said so.
+        operator: The instance that did it.
+        message: What it changed, and why.
+        reason: What whoever asked gave as their reason.
+    """
+
+    at: float
+    what: str
+    state: str = ""
+    revision: int = 0
+    kept: bool = False
+    by: str = ""
+    operator: str = ""
+    message: str = ""
+    reason: str = ""
+
+
 class ResourceHistory(Message):
-    """The versions that are kept, the latest first."""
+    """The versions that are kept, and the steps that were asked for; of both the latest first.
+
+    Attributes:
+        earlier: How many steps there were before these.
+    """
 
     kind: str
     namespace: str
     name: str
     versions: tuple[ResourceVersion, ...]
+    steps: tuple[ResourceStep, ...] = ()
+    earlier: int = 0
 
 
 class RestoreRouting(Message):

@@ -22,11 +22,12 @@ from lmos_mesh.events import (
     source_of,
     told_at,
 )
-from lmos_mesh.resource_index import ResourceKey
+from lmos_mesh.resource_index import Kept, ResourceKey
 from lmos_mesh.resource_store import ResourceStore
-from lmos_mesh.resources import Channel, ChannelStatus
+from lmos_mesh.resources import Channel, ChannelRouting, ChannelStatus
 from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import Action, DropRouting, PutRouting, PutStatus
+from lmos_mesh_operator.rewiring import why_rewired
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Acting:
         async with self._writers:
             if not self._is_leader() or self._is_premature(action):
                 return
+            before = self._applied.index.kept(action.key)
             try:
                 revision = await self._write(action)
                 # What is planned next must see what was written, or it is written twice.
@@ -113,7 +115,7 @@ class Acting:
                 logger.warning("cannot write %s, trying again: %s", action.key, exc)
                 self._again(action, after_s=_RETRY_S if exc.retryable else _RETRY_LATE_S)
             else:
-                self._tell(action, revision)
+                self._tell(action, revision, before)
 
     def _is_premature(self, action: Action) -> bool:
         """Whether we have just started, and know of no agent that a resolved Channel has lost."""
@@ -142,7 +144,7 @@ class Acting:
             case DropRouting(key=key, expected=expected):
                 return await self._store.delete(key, expected=expected)
 
-    def _tell(self, action: Action, revision: int) -> None:
+    def _tell(self, action: Action, revision: int, before: Kept | None) -> None:
         if isinstance(action, PutRouting):
             groups = action.routing.spec.capability_groups
             logger.info(
@@ -150,7 +152,14 @@ class Acting:
                 action.key,
                 ", ".join(group.name for group in groups) or "nobody",
             )
-            told = {"agents": [group.name for group in groups], "revision": revision}
+            was = before.resource if before is not None else None
+            told = {
+                "agents": [group.name for group in groups],
+                "revision": revision,
+                "message": why_rewired(
+                    was if isinstance(was, ChannelRouting) else None, action.routing
+                ),
+            }
             self._audit(action.routing.tenant, "routing_activated", action.key, told)
         elif isinstance(action, DropRouting):
             logger.info("%s is dropped", action.key)

@@ -33,6 +33,7 @@ from lmos_mesh.messages import (
     ResourceDeleted,
     ResourceHistory,
     ResourcesListed,
+    ResourceStep,
     ResourceVersion,
     RestoreRouting,
 )
@@ -41,12 +42,16 @@ from lmos_mesh.resource_store import PastResource, ResourceStore
 from lmos_mesh.resources import (
     KINDS,
     Channel,
+    ChannelRollout,
     ChannelRouting,
     ChannelStatus,
     Resource,
     kind_named,
 )
+from lmos_mesh.things import Fault
 from lmos_mesh_operator import resource_rules as rules
+from lmos_mesh_operator.chronicle import read_steps
+from lmos_mesh_operator.plans import plan_of
 from lmos_mesh_operator.reconcile import key_of_routing, restored
 
 logger = logging.getLogger(__name__)
@@ -65,8 +70,10 @@ class Keeping:
     Args:
         bus: Where the resources are.
         applied: What there is.
-        check: Says what else is wrong with a resource, in view of the others; empty if nothing.
+        check: Says what else is wrong with a resource, in view of the others, and of Channels
+            that are to be there by then; None if nothing is.
         foresee: What would become of a Channel, in a sentence; empty if it would be resolved.
+        gone: Which agents of a Channel's earlier Routing cannot do their part any more, and why.
     """
 
     def __init__(
@@ -74,8 +81,9 @@ class Keeping:
         bus: Bus,
         applied: Applied,
         *,
-        check: Callable[[Resource], str] = lambda _: "",
+        check: Callable[[Resource, Sequence[Channel]], Fault | None] = lambda _, __: None,
         foresee: Callable[[Channel], str] = lambda _: "",
+        gone: Callable[[Channel, ChannelRouting], Sequence[str]] = lambda _, __: (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._bus = bus
@@ -83,6 +91,7 @@ class Keeping:
         self._store = ResourceStore(bus)
         self._check = check
         self._foresee = foresee
+        self._gone = gone
         self._clock = clock
         self._rivals: OrderedDict[tuple[ResourceKey, int], str] = OrderedDict()
         applied.on_change(self._on_change)
@@ -108,6 +117,7 @@ class Keeping:
         """
         resource, filled = rules.admitted(request.resource, call.tenant)
         key = key_of(resource)
+        beside = rules.channels_beside(request.beside, call.tenant) if request.dry_run else ()
         for _ in range(_TRIES):
             held = await self._store.get(key)
             before = held.resource if held is not None else None
@@ -118,14 +128,21 @@ class Keeping:
                 name := rules.rival(self._applied.index, resource)
             ):
                 raise rules.taken(resource, name)
-            fault = self._check(resource)
             now = rfc3339(self._clock())
             after = rules.successor(resource, before, uid=str(uuid.uuid4()), now=now)
+            fault = self._check(resource, beside)
+            if fault and (beside or not rules.is_same(after, before)):
+                raise Conflict(
+                    f"{key} does not fit what there is: {fault['description']}", faults=[fault]
+                )
             notes = [*filled, *rules.notes_on(self._applied.index, after, before)]
             if isinstance(after, Channel) and (foreseen := self._foresee(after)):
-                notes.append(foreseen)
-            if fault:  # what it does not fit may be applied before it
-                notes.append(f"it is refused as long as {fault}")
+                # What comes along with it, a dry run does not bring.
+                notes.append(f"as things are, {foreseen}" if request.dry_run else foreseen)
+            if fault:  # it fitted when it was applied
+                notes.append(f"it cannot go on: {fault['description']}")
+            if isinstance(after, Channel):
+                notes += self._unfitting(after)
             said = ResourceApplied(
                 kind=key.kind,
                 namespace=key.namespace,
@@ -141,8 +158,7 @@ class Keeping:
                 return said.model_copy(update={"what": "unchanged", "notes": told})
             if request.dry_run:
                 return said
-            if fault:
-                raise Conflict(f"{key} does not fit what there is: {fault}")
+            at = self._clock()
             try:
                 written = await self._store.put(after, expected=revision)
             except Conflict:
@@ -152,11 +168,27 @@ class Keeping:
             await self._applied.until_known(key, written, within_s=_KNOWN_S)
             if isinstance(after, Channel):
                 await self._yield_place(after, before, written)
-            self._audit(call, said.what, key, revision=written)
+            says = rules.summary(rules.without_status(after))
+            self._audit(call, said.what, key, at=at, revision=written, message=says)
             metadata = after.metadata.model_copy(update={"resource_version": str(written)})
             after = after.model_copy(update={"metadata": metadata})
             return said.model_copy(update={"revision": written, "after": shown(after)})
         raise _busy(key)
+
+    def _unfitting(self, channel: Channel) -> list[str]:
+        """What becomes of the rollouts that a changed Channel does not fit any more."""
+        metadata = channel.metadata
+        notes: list[str] = []
+        for rollout in self._applied.of_kind(ChannelRollout):
+            if rollout.metadata.namespace != metadata.namespace:
+                continue
+            plan = plan_of(rollout.spec.strategy)
+            if metadata.name not in (plan.canary.name, plan.stable.name):
+                continue
+            if not self._check(rollout, ()) and (fault := self._check(rollout, [channel])):
+                name = rollout.metadata.name
+                notes.append(f"rollout {name!r} cannot go on: {fault['description']}")
+        return notes
 
     async def _yield_place(self, channel: Channel, before: Resource | None, revision: int) -> None:
         """Of two that were applied for one place at the same time, the later one leaves."""
@@ -255,6 +287,7 @@ class Keeping:
             also: tuple[str, ...] = ()
             if key.kind == Channel.__name__ and await self._store.get(key_of_routing(key)):
                 also = (f"{ChannelRouting.__name__}/{key.name}",)
+            at = self._clock()
             try:
                 gone = await self._store.delete(key, expected=held.revision)
             except Conflict:
@@ -264,7 +297,7 @@ class Keeping:
             await self._applied.until_known(key, gone, within_s=_KNOWN_S)
             if also:
                 await self._delete_routing(key)
-            self._audit(call, "deleted", key, revision=held.revision)
+            self._audit(call, "deleted", key, at=at, revision=held.revision)
             return ResourceDeleted(kind=key.kind, namespace=key.namespace, name=key.name, also=also)
         raise _busy(key)
 
@@ -279,15 +312,16 @@ class Keeping:
                 await self._store.delete(key, expected=held.revision)
 
     async def history(self, request: GetResourceHistory, call: Call) -> ResourceHistory:
-        """The versions that are kept, the latest first.
+        """The versions that are kept, the latest first, and what came to pass with it.
 
         Raises:
             InvalidMessage: That is no kind.
-            NotFound: There is none of that name.
+            NotFound: There is none of that name, and the audit knows of none.
         """
         key = _key(request.kind, request.namespace, request.name)
         held = await self._store.get(key)
-        if held is None or not rules.concerns(held.resource, call.tenant):
+        is_there = held is not None and rules.concerns(held.resource, call.tenant)
+        if not is_there and not request.steps:
             raise self._unknown(key, call.tenant)
         versions = tuple(
             ResourceVersion(
@@ -297,12 +331,27 @@ class Keeping:
                 summary=rules.summary(one.resource) if one.resource is not None else "",
                 gone=one.gone,
             )
-            for one in reversed(await self._store.history(key))
+            for one in reversed(await self._store.history(key) if is_there else ())
             # A name may have been another tenant's before.
             if one.resource is None or rules.concerns(one.resource, call.tenant)
         )
+        steps: list[ResourceStep] = []
+        earlier = 0
+        if request.steps:
+            kept = {one.revision for one in versions if not one.gone}
+            steps, earlier = await read_steps(
+                self._bus, call.tenant, key, limit=request.steps, kept=kept
+            )
+            if not (is_there or steps):
+                raise self._unknown(key, call.tenant)
+        count = _fitting_steps(steps, self._bus.transport.max_payload)
         return ResourceHistory(
-            kind=key.kind, namespace=key.namespace, name=key.name, versions=versions
+            kind=key.kind,
+            namespace=key.namespace,
+            name=key.name,
+            versions=versions,
+            steps=tuple(steps[:count]),
+            earlier=earlier + len(steps) - count,
         )
 
     async def restore(self, request: RestoreRouting, call: Call) -> FoundResource:
@@ -326,7 +375,12 @@ class Keeping:
                 found = await self._restore(request.revision, held, channel, call)
             except _Overtaken:
                 continue
-            return FoundResource(resource=shown(found.resource), revision=found.revision)
+            notes: Sequence[str] = ()
+            if request.revision != 0 and isinstance(found.resource, ChannelRouting):
+                notes = self._gone(channel, found.resource)
+            return FoundResource(
+                resource=shown(found.resource), revision=found.revision, notes=tuple(notes)
+            )
         raise _busy(key)
 
     async def _restore(
@@ -349,6 +403,7 @@ class Keeping:
                 if revision is not None
                 else _before(kept, active, key)
             )
+        before, at = active.revision, self._clock()
         try:
             if status.pinned != pinned:
                 # Before the Routing, or whoever leads would renew that at once.
@@ -362,8 +417,11 @@ class Keeping:
             if isinstance(exc, _Misplaced):
                 raise
             raise _Overtaken from None
-        what = "restored" if pinned else "released"
-        self._audit(call, what, key, revision=active.revision, of=past.revision if past else 0)
+        if status.pinned != pinned or active.revision != before:
+            what = "restored" if pinned else "released"
+            of = past.revision if past else 0
+            said = f"the Routing of revision {of} is back, and stays" if of else "it follows again"
+            self._audit(call, what, key, at=at, revision=active.revision, of=of, message=said)
         return active
 
     async def _activate(self, past: PastResource, active: Kept, channel: Channel) -> Kept:
@@ -426,12 +484,16 @@ class Keeping:
         else:
             names = ", ".join(sorted({one.name for one in others})[:5])
             hint = f"there are {names}" if names else f"there is no {key.kind} at all"
+        held = self._applied.index.kept(key)
+        if held is not None and (holder := rules.holder_of(held.resource)):
+            hint = f"that name is held by {holder}; {hint}"
         return NotFound(f"{key} does not exist", hint=hint)
 
-    def _audit(self, call: Call, what: str, key: ResourceKey, **more: object) -> None:
+    def _audit(self, call: Call, what: str, key: ResourceKey, *, at: float, **more: object) -> None:
+        """Write down what was done, and when it was begun: what it led to comes after it."""
         logger.info("%s %s", what, key)
-        told = {"kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
-        audit.write(self._bus, call.tenant, f"resource_{what}", told)
+        told = {"at": at, "kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
+        audit.write(self._bus, call.tenant, f"resource_{what}", told, caller=call.caller)
 
 
 class _Overtaken(Exception):
@@ -482,6 +544,16 @@ def _fitting(resources: "list[dict[str, object]]", page: "list[Kept]", max_paylo
             break
         count += 1
     return min(count, len(resources))
+
+
+def _fitting_steps(steps: Sequence[ResourceStep], max_payload: int) -> int:
+    """How many of the latest steps fit into half of a reply; its versions are in the other."""
+    room = max_payload // 2
+    for count, one in enumerate(steps):
+        room -= len(one.model_dump_json())
+        if room < 0:
+            return count
+    return len(steps)
 
 
 def _busy(key: ResourceKey) -> Conflict:

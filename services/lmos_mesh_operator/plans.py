@@ -93,6 +93,12 @@ def plan_of(strategy: RolloutStrategy) -> Plan:
     )
 
 
+def place_of(strategy: RolloutStrategy) -> str:
+    """Where in a rollout its strategy is, as a JSON Pointer."""
+    name = "canary" if strategy.canary else "shadow" if strategy.shadow else "blueGreen"
+    return f"/spec/strategy/{name}"
+
+
 def unready(rollout: ChannelRollout, channels: Channels) -> Reason | None:
     """Why a rollout cannot begin; None if it can."""
     plan = plan_of(rollout.spec.strategy)

@@ -19,6 +19,7 @@ from lmos_mesh.resources import (
 )
 from lmos_mesh.things import Fault
 from lmos_mesh.wrong_fields import told
+from lmos_mesh_operator.plans import plan_of
 
 _FEW = 6
 _KEY_BYTES = 1_000
@@ -72,9 +73,30 @@ def refuse_anothers(before: Resource | None, tenant: str) -> None:
     """
     if before is not None and not concerns(before, tenant):
         raise Conflict(
-            f"{key_of(before)} is another tenant's",
-            hint="choose another name or namespace",
+            f"{key_of(before)} is held by {holder_of(before)}, and all tenants share the names of "
+            "a namespace",
+            hint="choose another name, or a namespace of your own (lmos apply -n NAME)",
+            field="/metadata/name",
         )
+
+
+def holder_of(resource: Resource) -> str:
+    """Whose a resource is, in words. Who it is may be known to all; what it says may not."""
+    return f"tenant {resource.tenant!r}" if resource.tenant else "other tenants"
+
+
+def channels_beside(values: Sequence[Mapping[str, Any]], tenant: str) -> tuple[Channel, ...]:
+    """The Channels that somebody is about to apply, as they will be; what is none is left out."""
+    found: list[Channel] = []
+    for value in values:
+        read, _ = read_resource(value)
+        if not isinstance(read, Channel):
+            continue  # it is refused where it is applied itself
+        if not read.tenant:
+            labels = {**read.metadata.labels, TENANT_LABEL: tenant}
+            read = _with_metadata(read, labels=labels)
+        found.append(cast("Channel", read))
+    return tuple(found)
 
 
 def rival(index: ResourceIndex, channel: Channel) -> str | None:
@@ -93,6 +115,7 @@ def taken(channel: Channel, name: str) -> Conflict:
         f"{name!r} of namespace {channel.metadata.namespace!r} already",
         hint="change that one, delete it, or give this one another `subset`",
         name=name,
+        field="/metadata/labels",
     )
 
 
@@ -165,11 +188,19 @@ def summary(resource: Resource) -> str:
         return "; ".join(groups) or "nobody"
     if isinstance(resource, ChannelRollout):
         status = resource.status
-        return f"{status.phase}, {status.canary_weight} %" if status else "Pending"
+        if status is not None:
+            return f"{status.phase}, {status.canary_weight} %"
+        plan = plan_of(resource.spec.strategy)
+        return f"from Channel {plan.stable.name!r} to {plan.canary.name!r}"
     if isinstance(resource, Agent):
         provided = resource.spec.provided_capabilities
         return "provides " + _some([f"{one.name or one.id} {one.version}" for one in provided])
     return ""
+
+
+def without_status(resource: Resource) -> Resource:
+    """What people have written of it."""
+    return resource.model_copy(update={"status": None})
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,9 +31,10 @@ from lmos_mesh.messages import FoundResource, SteerRollout
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, Resource, RolloutStatus
+from lmos_mesh.things import Fault
 from lmos_mesh.weights import RUNNING, name_of
 from lmos_mesh_operator.looking import Seen, look, watched_of
-from lmos_mesh_operator.plans import Channels, plan_of, unready
+from lmos_mesh_operator.plans import Channels, place_of, plan_of, unready
 from lmos_mesh_operator.stepping import KINDS, Kind, look_due, next_step, reason_of, steer
 from lmos_mesh_operator.watched import Watching
 
@@ -58,6 +59,7 @@ class _Done:
     kind: Kind | None
     reason: str = ""
     by_hand: str = ""
+    caller: str = ""
     again: bool = False
 
 
@@ -140,6 +142,7 @@ class Rollouts:
                     kind=stepped.kind,
                     reason=request.reason,
                     by_hand=request.action,
+                    caller=call.caller,
                 )
             )
             return FoundResource(
@@ -225,18 +228,30 @@ class Rollouts:
 
     # -- reading and writing --
 
-    def fault_of(self, resource: Resource) -> str:
-        """Why a rollout cannot be, in view of the Channels that there are; empty if it can."""
-        if not isinstance(resource, ChannelRollout):
-            return ""
-        reason = unready(resource, self._channels(resource))
-        return reason.message if reason is not None and reason.phase == "Invalid" else ""
+    def fault_of(self, resource: Resource, beside: Sequence[Channel] = ()) -> Fault | None:
+        """Why a rollout cannot be, in view of the Channels that there are; None if it can.
 
-    def _channels(self, rollout: ChannelRollout) -> Channels:
+        Args:
+            resource: Of another kind than a rollout it is always fine.
+            beside: Channels that are to be there by then, as they will be.
+        """
+        if not isinstance(resource, ChannelRollout):
+            return None
+        reason = unready(resource, self._channels(resource, beside))
+        if reason is None or reason.phase != "Invalid":
+            return None
+        return {"field": place_of(resource.spec.strategy), "description": reason.message}
+
+    def _channels(self, rollout: ChannelRollout, beside: Sequence[Channel] = ()) -> Channels:
         plan, namespace = plan_of(rollout.spec.strategy), rollout.metadata.namespace
-        stable = self._applied.get(Channel, namespace, plan.stable.name)
+        coming = {one.metadata.name: one for one in beside if one.metadata.namespace == namespace}
+
+        def called(name: str) -> Channel | None:
+            return coming.get(name) or self._applied.get(Channel, namespace, name)
+
+        stable = called(plan.stable.name)
         return Channels(
-            canary=self._applied.get(Channel, namespace, plan.canary.name),
+            canary=called(plan.canary.name),
             stable=stable,
             busy=self._busy(rollout, stable) if stable is not None else "",
         )
@@ -289,11 +304,10 @@ class Rollouts:
             data |= {"by_hand": done.by_hand, "reason": done.reason}
         if status.verdicts and done.kind in ("rolled_back", "stepped", "promoted", "paused"):
             data["verdicts"] = [one.model_dump(mode="json") for one in status.verdicts]
-        await self._publish(rollout.tenant, done.kind, name, data, at=at)
+        await self._publish(rollout.tenant, done, data, at=at)
 
-    async def _publish(
-        self, tenant: str, kind: Kind, name: str, data: dict[str, Any], *, at: float
-    ) -> None:
+    async def _publish(self, tenant: str, done: _Done, data: dict[str, Any], *, at: float) -> None:
+        kind, name = done.kind, name_of(done.rollout)
         type = f"{ROLLOUT}{kind}"
         event = CloudEvent(
             id=f"rollout.{name}.{kind}.{at:.3f}",
@@ -303,7 +317,8 @@ class Rollouts:
             time=rfc3339(at),
             data=data,
         )
-        record = {"at": at, "by": self._bus.instance, "what": kind, **data}
+        who = {"by": self._bus.instance, **audit.asked_by(done.caller)}
+        record = {"at": at, **who, "what": kind, **data}
         try:
             # The same step told by the next leader is kept, and written down, once.
             await self._bus.transport.stream(EVENTS).append(

@@ -16,7 +16,7 @@ from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import STEER_AGENT, STEER_ROLLOUT
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
-from lmos_mesh.resources import Channel
+from lmos_mesh.resources import Channel, ChannelRouting
 from lmos_mesh.service import announce_service
 from lmos_mesh.settings import Settings
 from lmos_mesh_operator.acting import Acting
@@ -24,6 +24,7 @@ from lmos_mesh_operator.keeping import Keeping
 from lmos_mesh_operator.leading import Leadership
 from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import missing_in
+from lmos_mesh_operator.rewiring import gone_from
 from lmos_mesh_operator.rollouts import Rollouts
 from lmos_mesh_operator.steering import Steering
 
@@ -83,7 +84,12 @@ class Operator:
             bus, applied, ResourceStore(bus), lambda: leadership.leading, clock=self._clock
         )
         keeping = Keeping(
-            bus, applied, check=rollouts.fault_of, foresee=self._foresee, clock=self._clock
+            bus,
+            applied,
+            check=rollouts.fault_of,
+            foresee=self._foresee,
+            gone=self._gone,
+            clock=self._clock,
         )
         # Before the directory's own: it must be known when everybody seems to be gone.
         bus.transport.on_reconnect(self._settle)
@@ -182,6 +188,12 @@ class Operator:
         self._settling = None
         unsettled, self._unsettled = self._unsettled, set()
         self._on_things(sorted(unsettled))
+
+    def _gone(self, channel: Channel, routing: ChannelRouting) -> Sequence[str]:
+        names = [group.name for group in routing.spec.capability_groups]
+        space = channel.metadata.namespace
+        there = self._planner.fleet.candidates(channel.tenant, space, (), names=names)
+        return gone_from(routing, there)
 
     def _foresee(self, channel: Channel) -> str:
         resolution = self._planner.resolution(channel)

@@ -126,14 +126,15 @@ class Steering:
                     if self._is_known(request, call.tenant):
                         raise
                     raise self._not_there(request, call.tenant) from exc
-        for _ in range(_DECIDED_AGAIN):
+        for decided in range(_DECIDED_AGAIN):
             try:
-                return await self._steer(request, call.tenant)
+                return await self._steer(request, call, again=decided > 0)
             except _Changed:
                 continue
         raise Conflict(f"the instances of {named(request)} change all the time", hint="try again")
 
-    async def _steer(self, request: SteerAgent, tenant: str) -> AgentSteered:
+    async def _steer(self, request: SteerAgent, call: Call, *, again: bool) -> AgentSteered:
+        tenant = call.tenant
         runs = await self._runs(request, tenant)
         if not runs:
             raise self._not_there(request, tenant)
@@ -162,7 +163,9 @@ class Steering:
             "before": before,
             "after": after,
         }
-        audit.write(self._bus, tenant, "steered", what)
+        # If all is as was asked, nothing has come to pass; before it was decided again, some may.
+        if orders or again:
+            audit.write(self._bus, tenant, "steered", what, caller=call.caller)
         logger.info("%s: %s", named(request), steered.message)
         return steered
 

@@ -488,7 +488,7 @@ class Registry:
 
     def _audit(self, call: Call, what: str, key: ThingKey, revision: int) -> None:
         told = {"thing": key.name, "subset": key.subset, "revision": revision}
-        audit.write(self._bus, call.tenant, what, told)
+        audit.write(self._bus, call.tenant, what, told, caller=call.caller)
 
 
 def _described(

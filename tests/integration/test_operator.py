@@ -14,6 +14,7 @@ import pytest
 from lmos_mesh import subjects
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
+from lmos_mesh.calls import caller_headers
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
 from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
@@ -222,10 +223,15 @@ async def test_what_is_somebody_elses_is_refused_and_not_seen(mesh: Mesh):
 
         with pytest.raises(InvalidMessage, match="/metadata/labels/tenant"):
             await theirs.apply(channel(name, tenant=mesh.tenant))
-        with pytest.raises(Conflict, match="another tenant's"):
-            await theirs.apply(channel(name))
-        with pytest.raises(NotFound):
+        with pytest.raises(Conflict, match="is held by tenant") as refused:
+            await theirs.apply(channel(name, version=">=7.7.7"))
+        # Who holds the name, and what to do; nothing of what it says.
+        assert mesh.tenant in str(refused.value)
+        assert "a namespace of your own" in refused.value.hint
+        assert "^1.0" not in str(refused.value.problem())
+        with pytest.raises(NotFound) as unknown:
             await elsewhere.call(GET_RESOURCE, GetResource(kind="ch", name=name))
+        assert "that name is held by tenant" in unknown.value.hint
         with pytest.raises(NotFound):
             await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ch", name=name))
         with pytest.raises(NotFound):
@@ -249,7 +255,7 @@ async def test_what_a_tenant_declares_is_its_own(mesh: Mesh):
 
         assert applied.after is not None
         assert applied.after["metadata"]["labels"] == {"tenant": mesh.tenant}
-        with pytest.raises(Conflict, match="another tenant's"):
+        with pytest.raises(Conflict, match="is held by tenant"):
             await Town(elsewhere).apply(told)
         with pytest.raises(NotFound):
             await elsewhere.call(DELETE_RESOURCE, DeleteResource(kind="ag", name=name))
@@ -385,6 +391,54 @@ async def test_an_earlier_routing_is_put_back_until_it_is_released(mesh: Mesh):
         assert back.resource["spec"]["capabilityGroups"][0]["name"] == "billing"
         said = [one.summary for one in known.versions]
         assert said == ["billing: view-bill 1.0.0", "better: view-bill 1.5.0", said[0]]
+
+
+async def test_a_routing_of_agents_that_are_gone_is_put_back_with_a_warning(mesh: Mesh):
+    name = new_name("web")
+    async with town(mesh) as (here, applied):
+        await here.join("billing")
+        await here.apply(channel(name))
+        await seen(lambda: wired(applied, name) == ["billing 1.0.0"])
+        await here.join("better", "1.5.0")
+        await seen(lambda: wired(applied, name) == ["better 1.5.0"])
+        await here.die("billing")
+        back = await here.bus.call(RESTORE_ROUTING, RestoreRouting(name=name))
+        # Once the operator knows that it is gone, it says so.
+        while not back.notes:
+            back = await here.bus.call(
+                RESTORE_ROUTING, RestoreRouting(name=name, revision=back.revision)
+            )
+
+        assert len(back.notes) == 1
+        assert "agent 'billing' (stable) has no live instance" in back.notes[0]
+
+
+async def test_history_tells_every_step_and_who_asked_for_it(mesh: Mesh):
+    name = new_name("web")
+    mine = caller_headers("ann@laptop (cli-1)")
+    async with town(mesh) as (here, applied):
+        wanted = ApplyResource(resource=channel(name))
+        await here.bus.call(APPLY_RESOURCE, wanted, headers=mine, nobody_s=SOON_S)
+        await here.join("billing")
+        await seen(lambda: status(applied, name).resolve_status == "RESOLVED")
+        # Nothing is to be released, so nothing has come to pass.
+        release = RestoreRouting(name=name, revision=0)
+        await here.bus.call(RESTORE_ROUTING, release, headers=mine)
+        await here.bus.call(DELETE_RESOURCE, DeleteResource(kind="ch", name=name), headers=mine)
+        asked = GetResourceHistory(kind="cr", name=name, steps=100)
+        told = await here.bus.call(GET_RESOURCE_HISTORY, asked)
+        never = GetResourceHistory(kind="cr", name="never", steps=100)
+        with pytest.raises(NotFound):
+            await here.bus.call(GET_RESOURCE_HISTORY, never)
+
+    steps = [(one.what, one.by, one.kept) for one in reversed(told.steps)]
+    assert ("activated", "", False) in steps  # it went with its Channel
+    assert [one for one in steps if one[1]] == [
+        ("created", "ann@laptop (cli-1)", False),
+        ("deleted", "ann@laptop (cli-1)", False),
+    ]
+    activated = next(one for one in told.steps if one.what == "activated")
+    assert activated.message == "the Channel was resolved: view-bill by billing 1.0.0"
 
 
 async def test_a_lost_bus_is_no_reason_to_call_a_channel_unresolved(fresh_nats: FrailServer):

@@ -236,3 +236,36 @@ def test_a_rollout_of_channels_that_are_there_already_is_left_to_the_operator(
 ) -> None:
     assert read(tmp_path, channel("a"), rollout("b", "a"))[1] == []
     assert read(tmp_path, channel("a"), channel("b", namespace="x"), rollout("b", "a"))[1] == []
+
+
+@pytest.mark.parametrize("name", ["Web", "my_web", "-web", "web.", "we..b", "straße"])
+def test_a_name_that_no_cluster_takes_is_taken_and_told(tmp_path: Path, name: str) -> None:
+    found, refused = read(tmp_path, channel(name))
+
+    assert refused == []
+    (note,) = found[0].notes
+    assert note.startswith("line 3, /metadata/name: ")
+    assert "cannot be mirrored to a cluster" in note
+
+
+@pytest.mark.parametrize("name", ["web", "0a", "a-b.c", "a" * 64 + ".b", "w" * 200])
+def test_a_name_that_a_cluster_takes_needs_no_note(tmp_path: Path, name: str) -> None:
+    assert read(tmp_path, channel(name))[0][0].notes == ()
+
+
+def test_labels_and_namespaces_that_no_cluster_takes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(channel("web", f"channel: web, tenant: {'t' * 64}, subset: a b", "My_Space"))
+
+    assert validate([file], as_json=True) == 0
+    (verdict,) = json.loads(capsys.readouterr().out)
+    at = [note.split(":")[0] for note in verdict["notes"]]
+    assert at == [
+        "line 3, /metadata/namespace",
+        "line 3, /metadata/labels/tenant",
+        "line 3, /metadata/labels/subset",
+    ]
+    found, _ = read_manifests([str(EXAMPLES)])
+    assert [note for one in found for note in one.notes] == []

@@ -21,10 +21,10 @@ from lmos_mesh.cli.resource_calls import (
 )
 from lmos_mesh.cli.resource_screens import rollout_line, screen_of
 from lmos_mesh.cli.resource_tables import Around, lasting, table_of
-from lmos_mesh.cli.rollout import stages
+from lmos_mesh.cli.rollout import steps_table
 from lmos_mesh.cli.wait import condition_of
 from lmos_mesh.errors import InvalidMessage, NotFound
-from lmos_mesh.messages import ResourceHistory, ResourceVersion
+from lmos_mesh.messages import ResourceHistory, ResourceStep
 
 
 def shown(what: RenderableType) -> str:
@@ -330,18 +330,35 @@ def test_a_difference_names_both_sides() -> None:
     assert difference(None, after, name="x").count("\n+") >= 10
 
 
-def test_a_rollout_s_history_has_each_stage_once_as_it_began() -> None:
-    said = ["Promoted, 100 %", "Progressing, 30 %", "Progressing, 30 %", "Pending"]
-    kept = tuple(
-        ResourceVersion(revision=9 - n, at=float(9 - n), summary=one) for n, one in enumerate(said)
+def test_each_step_is_told_with_who_asked_for_it_and_a_routing_that_can_be_put_back() -> None:
+    steps = (
+        ResourceStep(at=3.0, what="restored", revision=9, kept=True, by="ann@laptop (cli-1)"),
+        ResourceStep(at=2.0, what="activated", revision=7, kept=True, message="its agents changed"),
+        ResourceStep(at=1.0, what="activated", revision=5, message="it was resolved"),
+    )
+    name = {"kind": "ChannelRouting", "namespace": "default", "name": "web"}
+
+    history = ResourceHistory(**name, versions=(), steps=steps)
+    told = " ".join(shown(steps_table(history, active=9)).split())
+
+    at = told.index("restored")
+    assert "restored 9 ● ann@laptop" in told[at:]
+    assert "activated 7 operator its agents changed" in told[at:]
+    assert told.endswith("activated operator it was resolved")
+
+
+def test_a_rollout_is_told_with_where_it_was_and_a_reason_once() -> None:
+    steps = (
+        ResourceStep(
+            at=2.0, what="rolled_back", state="RolledBack, 0 %", message="slow", reason="it hurts"
+        ),
+        ResourceStep(
+            at=1.0, what="stepped", state="Progressing, 10 %", message="by hand: go", reason="go"
+        ),
     )
     name = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
 
-    found, latest = stages(ResourceHistory(**name, versions=kept))
+    told = " ".join(shown(steps_table(ResourceHistory(**name, versions=(), steps=steps))).split())
 
-    assert [(one.revision, one.summary) for one in found.versions] == [
-        (9, "Promoted, 100 %"),
-        (7, "Progressing, 30 %"),
-        (6, "Pending"),
-    ]
-    assert latest == 9
+    assert "rolled back RolledBack, 0 % operator slow: it hurts" in told
+    assert told.endswith("stepped Progressing, 10 % operator by hand: go")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lmos_mesh.cli.lines import line_of, lines_in
+from lmos_mesh.cli.documents import read_documents
+from lmos_mesh.cli.lines import Lines, lines_in_json
 from lmos_mesh.cli.validate import validate
 
 CONTEXT = "https://www.w3.org/2022/wot/td/v1.1"
@@ -145,7 +146,7 @@ def test_yaml_means_what_it_looks_like(write: Any, capsys: pytest.CaptureFixture
         ("a.yaml", "- 1\n- 2\n", "must be an object, not"),
         ("a.yaml", "", "is empty"),
         ("a.yaml", "a: &x [1]\nb: *x\n", "is a reference"),
-        ("a.yaml", "[" * 5000, "nested too deeply"),
+        ("a.yaml", "[" * 5000, "nested more than 64 deep"),
     ],
 )
 def test_what_cannot_be_read_is_told_in_a_sentence(
@@ -178,22 +179,29 @@ def test_the_standard_input_is_read(
     assert [(one["field"], one["line"]) for one in verdict["faults"]] == [("/version/instance", 6)]
 
 
-def test_lines_are_known_of_every_member_whatever_its_name() -> None:
-    [lines] = lines_in('a/b:\n  - c~d: 1\n  -\n    "": 2\n')
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", 'a/b:\n  - c~d: 1\n  -\n    "": 2\n'),
+        ("a.json", '{"a/b": [\n\t{"c~d": 1},\n\n\t{"": 2}\n]}'),
+    ],
+)
+def test_lines_are_known_of_every_member_whatever_its_name(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    [document] = read_documents(str(tmp_path / name))
+    lines = document.lines
 
-    assert lines == {
-        "": 1,
-        "/a~1b": 1,
-        "/a~1b/0": 2,
-        "/a~1b/0/c~0d": 2,
-        "/a~1b/1": 4,
-        "/a~1b/1/": 4,
-    }
-    assert line_of("/a~1b/1/missing/deep", lines) == 4
-    assert line_of("/other", lines) == 1
-    assert line_of("/other", {}) is None
+    assert {
+        at: lines.at(at) for at in ("", "/a~1b", "/a~1b/0", "/a~1b/0/c~0d", "/a~1b/1", "/a~1b/1/")
+    } == {"": 1, "/a~1b": 1, "/a~1b/0": 2, "/a~1b/0/c~0d": 2, "/a~1b/1": 4, "/a~1b/1/": 4}
+    assert lines.at("/a~1b/1/missing/deep") == 4
+    assert lines.at("/other") == 1
+    assert lines.below("a/b", "1").at("/") == 4
+    assert Lines().at("/other") is None
 
 
 @pytest.mark.parametrize("text", ["{", "a: *b", "\x00", "[" * 5000, ""])
 def test_what_cannot_be_read_has_no_lines(text: str) -> None:
-    assert lines_in(text) == []
+    assert lines_in_json(text) == []

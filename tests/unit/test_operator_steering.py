@@ -1,13 +1,14 @@
 """Who is told how an agent is to run: the cluster first, then those who run it."""
 
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from lmos_mesh import codec, subjects
+from lmos_mesh import audit, codec, subjects
 from lmos_mesh.bus import Bus, route
-from lmos_mesh.calls import Call
+from lmos_mesh.calls import Call, caller_headers
 from lmos_mesh.directory import Directory
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import AgentNotFound, Conflict, NotFound, Unavailable
@@ -114,14 +115,20 @@ async def test_what_was_changed_meanwhile_is_decided_anew() -> None:
         for runner in runners:
             await runner.begin()
 
-        steered = await bus.call(STEER_AGENT, scale(5))
+        await audit.prepare(bus)
+        mine = caller_headers("ann@laptop")
+        steered = await bus.call(STEER_AGENT, scale(5), headers=mine)
+        again = await bus.call(STEER_AGENT, scale(5), headers=mine)
+        written = await bus.transport.stream(audit.AUDIT).read(subjects.audit("t", "steered"))
 
         runners[0].stale = 1000
         with pytest.raises(Conflict, match="change all the time"):
             await bus.call(STEER_AGENT, scale(1000 // 10))
 
-    assert steered.instances == 5
+    assert (steered.instances, again.instances) == (5, 5)
     assert steered.done
+    # To be what it is already is no act.
+    assert [json.loads(one.payload)["asked_by"] for one in written] == ["ann@laptop"]
 
 
 async def test_nothing_is_done_while_somebody_who_runs_it_does_not_answer() -> None:

@@ -175,3 +175,28 @@ def test_whatever_is_written_is_read_or_refused(kind: str, metadata: Any, spec: 
 
     assert (read is None) == bool(faults)
     assert all(one["description"] for one in faults)
+
+
+def test_what_is_too_large_is_refused_for_one_reason() -> None:
+    many = [{"name": f"c{number}", "version": "1.0.0", "no": number} for number in range(1001)]
+    deep: Any = 1
+    for _ in range(40):
+        deep = [deep]
+    wide = {f"a{n}": {f"b{m}": 1 for m in range(900)} for n in range(60)}
+
+    assert resource_faults(channel(requiredCapabilities=many)) == [
+        {
+            "field": "/spec/requiredCapabilities",
+            "description": "has 1001 items, and 1000 are the most",
+        }
+    ]
+    (too_deep,) = resource_faults(channel(settings={"a": deep}))
+    assert too_deep["description"] == "is nested more than 32 deep"
+    (too_much,) = resource_faults(channel(settings=wide))
+    assert too_much["description"] == "has more than 50000 values in all"
+    # As many as may be are looked at, and not all of their faults are told.
+    faults = resource_faults(channel(requiredCapabilities=many[:1000]))
+    assert len(faults) == 101
+    assert faults[-1] == {"field": "", "description": "has 900 more faults"}
+    good = [{"name": f"c{number}", "version": "1.0.0"} for number in range(1000)]
+    assert resource_faults(channel(requiredCapabilities=good)) == []

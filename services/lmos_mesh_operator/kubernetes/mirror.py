@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
+from lmos_mesh.calls import caller_headers
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound, TooLarge
 from lmos_mesh.events import rfc3339
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 _STEPS = 12
 _KNOWN_S = 2.0
 _NOBODY_S = 5.0
+_CALLER = caller_headers("the Kubernetes cluster")
 _ASK_AGAIN_S = 30.0
 # The member of a status whose changes are events, and when they are bad ones.
 _TOLD = {Channel.__name__: "resolveStatus", ChannelRollout.__name__: "phase"}
@@ -293,7 +295,11 @@ class Mirror:
                 await self._change_hands(known, step.tenant)
             request = ApplyResource(resource=step.resource)
             said = await self._bus.call(
-                APPLY_RESOURCE, request, tenant=step.tenant, nobody_s=_NOBODY_S
+                APPLY_RESOURCE,
+                request,
+                tenant=step.tenant,
+                headers=_CALLER,
+                nobody_s=_NOBODY_S,
             )
         except (InvalidMessage, Conflict, TooLarge) as exc:
             until = math.inf
@@ -326,7 +332,9 @@ class Mirror:
     async def _delete(self, key: ResourceKey, tenant: str) -> None:
         request = DeleteResource(kind=key.kind, namespace=key.namespace, name=key.name)
         try:
-            await self._bus.call(DELETE_RESOURCE, request, tenant=tenant, nobody_s=_NOBODY_S)
+            await self._bus.call(
+                DELETE_RESOURCE, request, tenant=tenant, headers=_CALLER, nobody_s=_NOBODY_S
+            )
         except NotFound:
             logger.debug("%s is gone already", key)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from lmos_mesh import subjects
+from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
@@ -64,6 +64,15 @@ class KubernetesSteering:
                 instances, said = await self._steer_one(request, call)
             else:
                 instances, said = await self._steer_all(cluster, at, found, request)
+        what = {
+            "agent": request.agent,
+            "subset": request.subset,
+            "action": request.action,
+            "instance": request.instance,
+            "after": instances,
+            "where": f"Deployment {at[0]}/{at[1]}",
+        }
+        audit.write(self._bus, call.tenant, "steered", what, caller=call.caller)
         logger.info("Deployment %s/%s: %s", *at, said)
         return AgentSteered(
             agent=request.agent,

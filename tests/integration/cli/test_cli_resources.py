@@ -17,6 +17,7 @@ from lmos_mesh.cli.channels import channels, describe_resource
 from lmos_mesh.cli.delete import delete
 from lmos_mesh.cli.get import get
 from lmos_mesh.cli.resource_calls import resource_target
+from lmos_mesh.cli.resources import describe
 from lmos_mesh.cli.rollout import history, restore, status, steer
 from lmos_mesh.cli.wait import wait
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, SettingsError, Unavailable
@@ -209,6 +210,80 @@ def test_nothing_is_applied_if_the_operator_refuses_one_of_several(
     assert refused["where"].endswith("1.yaml")
     assert "'web'" in refused["faults"][0]["description"]
     assert got(told, "agents", namespace=space) == []
+
+
+UNFIT = (
+    (CANARY.replace("subset: canary", "subset: stable").replace("channel: web", "channel: ivr"),),
+    (CANARY.replace(", subset: canary", "").replace("channel: web", "channel: web2"), WEB),
+    (CANARY.replace(", subset: canary", ", subset: canary, tenant: other"), WEB),
+)
+
+
+@pytest.mark.parametrize("channels", UNFIT)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_rollout_is_checked_with_the_channels_that_come_with_it_and_those_that_are_there(
+    put: Put, space: str, told: Told, channels: tuple[str, ...], dry_run: bool
+) -> None:
+    if len(channels) == 1:
+        put(WEB)
+    there = len(got(told, "all", namespace=space))
+
+    said = put(*channels, ROLLOUT, code=1, dry_run=dry_run)
+
+    assert said["applied"] == [] or dry_run
+    (refused,) = said["refused"]
+    assert refused["where"].endswith(f"{len(channels)}.yaml")
+    (fault,) = refused["faults"]
+    assert (fault["line"], fault["field"]) == (7, "/spec/strategy/canary")
+    assert "channel" in fault["description"] or "tenant" in fault["description"]
+    assert len(got(told, "all", namespace=space)) == there
+
+
+def test_a_channel_that_a_rollout_moves_to_is_not_changed_under_it(
+    put: Put, space: str, told: Told
+) -> None:
+    put(AGENTS, WEB, CANARY, ROLLOUT)
+    moved = CANARY.replace("channel: web", "channel: ivr")
+
+    # Beside the rollout it is refused, alone it is told.
+    refused = put(moved, ROLLOUT, code=1)["refused"]
+    alone = put(moved, dry_run=True)["applied"]
+
+    assert "two channels, 'ivr' and 'web'" in refused[0]["faults"][0]["description"]
+    assert any("rollout 'to-next' cannot go on" in one for one in alone[0]["notes"])
+    assert got(told, "ch/web-next", namespace=space)["metadata"]["labels"]["channel"] == "web"
+
+
+def test_where_two_are_for_one_place_is_known_once_it_is_known_whose_they_are(
+    put: Put, at: str, space: str, told: Told
+) -> None:
+    mine = WEB.replace("channel: web,", f"channel: web, tenant: {at},")
+    rival = WEB.replace("name: web", f"name: rival\n  namespace: {space}", 1)
+
+    refused = put(mine, rival, code=1)["refused"]
+
+    assert refused[0]["faults"][0]["field"] == "/metadata/labels"
+    assert got(told, "all", namespace=space) == []
+
+
+def test_what_is_refused_in_the_middle_ends_the_work_there_and_says_how_far_it_went(
+    put: Put, tmp_path: Path, space: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Only the registry knows what time it is, and it is asked when its turn comes.
+    late = LAMP.replace("lamp", "late") + 'registration: {expires: "2001-01-01T00:00:00Z"}\n'
+
+    said = put(LAMP, late, AGENTS, WEB, code=1)
+    files = [str(tmp_path / f"{number}.yaml") for number in range(4)]
+    capfd.readouterr()
+    code = apply(files, ttl_s=None, tenant=None, namespace=space, as_json=False, mesh=None)
+    shown = capfd.readouterr().err
+
+    assert [one["name"] for one in said["applied"]] == ["urn:example:lamp"]
+    assert said["refused"][0]["faults"][0]["field"] == "/registration/expires"
+    assert [one["name"] for one in said["not_applied"]] == ["billing", "billing-next", "web"]
+    assert code == 1
+    assert "1 document before it is applied, and stay" in shown
+    assert "not applied: Channel web from" in shown
 
 
 def test_every_fault_of_every_file_has_its_line(put: Put, space: str, told: Told) -> None:
@@ -464,7 +539,12 @@ def test_a_rollout_is_steered_by_its_name_or_its_channels(put: Put, space: str, 
     assert status("to-next", watch=True, namespace=space, as_json=True) == 1
     assert json.loads(told())["status"]["phase"] == "Aborted"
     assert history("to-next", namespace=space, as_json=True) == 0
-    assert "Aborted, 0 %" in json.loads(told())["versions"][0]["summary"]
+    steps = json.loads(told())["steps"]
+    assert (steps[0]["what"], steps[0]["state"]) == ("aborted", "Aborted, 0 %")
+    by_hand = [one["what"] for one in steps if "@" in one["by"]]
+    assert by_hand == ["aborted", "began", "promoted", "stepped", "created"]
+    assert history("to-next", namespace=space) == 0
+    assert "operator" in told()
 
 
 def test_a_rollout_that_is_not_there_is_told_with_what_is(put: Put, space: str) -> None:
@@ -484,7 +564,9 @@ def test_a_rollout_that_is_not_there_is_told_with_what_is(put: Put, space: str) 
         status("channel/web", namespace=space)
 
 
-def test_an_earlier_routing_is_put_back_and_released(put: Put, space: str, told: Told) -> None:
+def test_an_earlier_routing_is_put_back_and_released(
+    put: Put, space: str, told: Told, capfd: pytest.CaptureFixture[str]
+) -> None:
     put(AGENTS, WEB)
     wait(["ch/web"], condition="resolved", namespace=space)
     put(AGENTS.replace("version: 1.4.0", "version: 1.5.0"))
@@ -504,9 +586,15 @@ def test_an_earlier_routing_is_put_back_and_released(put: Put, space: str, told:
     kept = json.loads(told())
     assert kept["active"] == kept["versions"][0]["revision"]
     assert len(kept["versions"]) == 2
+    wired = [one for one in kept["steps"] if one["what"] == "activated"]
+    assert [one["kept"] for one in wired] == [True, True]
+    assert wired[0]["message"] == "its agents changed: pay-bill by billing 1.5.0, not billing 1.4.0"
 
     assert restore("channel/web", None, namespace=space) == 0
-    assert "billing again, until it is released" in told()
+    said = capfd.readouterr()
+    assert "billing again, until it is released" in said.out
+    # Nothing of the agents follows the Routing: what answers is what they are now.
+    assert "provides 'pay-bill' in version 1.5.0 now, not 1.4.0" in said.err
     assert provided() == "1.4.0"
     assert got(told, "ch/web", namespace=space)["status"]["pinned"] is True
     assert restore("web", 0, namespace=space) == 0
@@ -514,8 +602,46 @@ def test_an_earlier_routing_is_put_back_and_released(put: Put, space: str, told:
         if provided() == "1.5.0":
             break
     assert provided() == "1.5.0"
+    assert restore("web", 0, namespace=space) == 0
+    assert "nothing to release" in told()
+    assert history("channel/web", namespace=space, as_json=True) == 0
+    steps = json.loads(told())["steps"]
+    by_hand = [one["what"] for one in steps if "@" in one["by"]]
+    assert by_hand == ["released", "restored", "created"]
     with pytest.raises(InvalidMessage, match="lmos rollout abort to-next"):
         restore("rollout/to-next", None, namespace=space)
+
+
+@pytest.mark.parametrize(
+    ("target", "condition", "said"),
+    [
+        (
+            "ch/web",
+            "promoted",
+            "Channel web is never promoted: only a resource of kind ChannelRollout",
+        ),
+        ("crl/to-next", "resolved", "only a resource of kind Channel may be"),
+        ("ch/web", "live", "only a resource of kind Agent may be"),
+        ("crl/to-next", "phase=Done", '"Done" is no phase'),
+        ("ch/web", "happy", "nothing to wait for"),
+    ],
+)
+def test_nobody_waits_for_what_can_never_be(target: str, condition: str, said: str) -> None:
+    with pytest.raises(InvalidMessage, match=said):
+        wait([target], condition=condition)
+
+
+def test_a_kind_alone_is_nothing_to_describe(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotFound) as refused:
+        describe("ch")
+
+    assert refused.value.hint == "of a Channel say its name, too: ch/NAME"
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_line(put: Put) -> None:
+    refused = put("a: 1\nb: {c\n", code=1)["refused"]
+
+    assert refused[0]["faults"][0]["line"] == 3
 
 
 # -- as a program --
