@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, cast
 
 from lmos_mesh.calls import Call
@@ -72,6 +73,7 @@ class _Job:
         asked: The agents that were asked, in order.
         ask: What is asked of the one that is at it.
         words: What was answered.
+        after: The requests whose answers it knows.
     """
 
     at: int
@@ -89,6 +91,7 @@ class _Job:
     words: str = ""
     error: MeshError | None = None
     skipped: bool = False
+    after: frozenset[int] = frozenset()
     took_s: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -304,11 +307,16 @@ class Answering:
         """See to one request of several; that it fails is no concern of the others."""
         telling.title(job, planned)
         try:
-            if planned.needs is not None:
-                before = jobs[planned.needs]
-                await before.ended.wait()
-                job.skipped = before.skipped or before.error is not None
-                job.history = (*before.history, *_said(before))
+            before = [jobs[at] for at in planned.waits_for]
+            for one in before:
+                await one.ended.wait()
+            if before:
+                job.skipped = any(one.skipped or one.error is not None for one in before)
+                job.after = frozenset(
+                    (*planned.waits_for, *(at for one in before for at in one.after))
+                )
+                said = [_said(jobs[at]) for at in sorted(job.after)]
+                job.history = (*job.history, *chain.from_iterable(said))
             job.skipped = job.skipped or planned.left_out
             began = time.monotonic()
             if job.skipped:
