@@ -3,7 +3,8 @@
 A message is cut at the words and marks that join requests; every piece is routed by itself. Two
 neighbouring pieces are two requests when they go to different agents, each is convincing alone,
 and together they are less so: two requests in one vector are near neither, while a request and a
-remark ("…, as I told you") are still nearest to what the request is near to.
+remark ("…, as I told you") are still nearest to what the request is near to. Courtesy ("hi", "I
+need help") is no request, but where an agent has an example of it.
 """
 
 import math
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lmos_mesh.membership import ThingKey
+from lmos_mesh_router.courtesy import is_courtesy
 from lmos_mesh_router.ranking import Ranking
 
 MOST_CUTS = 4
@@ -97,18 +99,22 @@ class Heard(NamedTuple):
         agent: Its likeliest agent.
         confidence: How likely that is right.
         scope: How usual the span is for a message in scope; see `scope.Gate.score`.
+        courteous: Whether what speaks for the agent is courtesy itself: it is there to be greeted.
     """
 
     agent: ThingKey
     confidence: float
     scope: float
+    courteous: bool = False
 
 
 def heard(ranking: Ranking) -> Heard | None:
     """What splitting needs of a ranking; None where no agent may be chosen."""
     if not ranking.ranked:
         return None
-    return Heard(ranking.ranked[0].key, ranking.confidence, ranking.scope)
+    best = ranking.ranked[0]
+    courteous = best.evidence.kind == "example" and is_courtesy(best.evidence.text)
+    return Heard(best.key, ranking.confidence, ranking.scope, courteous)
 
 
 def parts(message: str, routed: Mapping[Span, Heard]) -> tuple[Span, ...]:
@@ -135,17 +141,23 @@ def _divided(
     best, odds = None, LEAST_ODDS
     for cut in range(first, last):
         left, right = Span(starts[first], ends[cut]), Span(starts[cut + 1], ends[last])
-        if whole in routed and left in routed and right in routed:
-            words = min(len(left.of(message).split()), len(right.of(message).split()))
-            found = odds_of_two(routed[whole], routed[left], routed[right], words)
-            if found >= odds:
-                best, odds = cut, found
+        if whole not in routed or not all(_asks(one, message, routed) for one in (left, right)):
+            continue
+        words = min(len(left.of(message).split()), len(right.of(message).split()))
+        found = odds_of_two(routed[whole], routed[left], routed[right], words)
+        if found >= odds:
+            best, odds = cut, found
     if best is None:
         return [whole]
     return [
         *_divided(message, starts, ends, first, best, routed),
         *_divided(message, starts, ends, best + 1, last, routed),
     ]
+
+
+def _asks(span: Span, message: str, routed: Mapping[Span, Heard]) -> bool:
+    """Whether a span may be a request: somebody was found for it, and it is not courtesy alone."""
+    return span in routed and (routed[span].courteous or not is_courtesy(span.of(message)))
 
 
 def odds_of_two(whole: Heard, left: Heard, right: Heard, words: int) -> float:

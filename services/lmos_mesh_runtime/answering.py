@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Cancelled, DeadlineExceeded, HandedOver, MeshError
@@ -22,7 +22,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.reply_stream import Patience
 from lmos_mesh_runtime.asking import ACK_S, Ask, Asker
-from lmos_mesh_runtime.asking_back import question_for, spoken
+from lmos_mesh_runtime.asking_back import question_for, question_for_part, spoken
 from lmos_mesh_runtime.choosing import Chooser, Chosen, in_a_circle, too_far
 from lmos_mesh_runtime.contexts import circumstances_of
 from lmos_mesh_runtime.conversation import answer_of, error_of
@@ -91,9 +91,23 @@ class _Job:
     words: str = ""
     error: MeshError | None = None
     skipped: bool = False
+    asked_back: bool = False
     after: frozenset[int] = frozenset()
     took_s: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def state(self) -> Literal["done", "failed", "skipped", "asked_back"]:
+        if self.skipped:
+            return "skipped"
+        if self.asked_back:
+            return "asked_back"
+        return "failed" if self.error else "done"
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nobody can build on it."""
+        return self.skipped or self.asked_back or self.error is not None
 
     @property
     def handovers(self) -> tuple[str, ...]:
@@ -280,10 +294,11 @@ class Answering:
             _note(told.relay, jobs)
             parts = tuple(_answered(job, one) for job, one in zip(jobs, planned, strict=True))
             told.relay.parts = tuple(map(_reported, parts))
-        if all(one.state != "done" for one in parts):
+        answered = any(one.state == "done" for one in parts)
+        if not answered and any(one.state == "failed" for one in parts):
             raise all_failed(parts)
         told.relay.anonymization = _together(told, jobs)
-        asked = [one for one in parts if one.state != "skipped"]
+        asked = [one for one in parts if one.state not in ("skipped", "asked_back")]
         return {
             "answer": merged.text(),
             "agent": told.relay.agent,
@@ -292,6 +307,7 @@ class Answering:
             "instance": ",".join(dict.fromkeys(one.instance for one in asked if one.instance)),
             "attempts": sum(one.attempts for one in asked),
             "parts": parts,
+            "asked_back": not answered,
             "handovers": tuple(name for one in parts for name in one.handovers),
         }
 
@@ -311,7 +327,7 @@ class Answering:
             for one in before:
                 await one.ended.wait()
             if before:
-                job.skipped = any(one.skipped or one.error is not None for one in before)
+                job.skipped = any(one.unanswered for one in before)
                 job.after = frozenset(
                     (*planned.waits_for, *(at for one in before for at in one.after))
                 )
@@ -322,6 +338,11 @@ class Answering:
             if job.skipped:
                 most = self._settings.runtime_parts
                 await telling.say(job, skipped(planned, language=language, most=most))
+                await telling.end(job)
+                return
+            if planned.part.outcome != "routed":
+                job.asked_back = True
+                await telling.say(job, question_for_part(planned.part, language))
                 await telling.end(job)
                 return
             try:
@@ -418,7 +439,7 @@ class _Telling:
         """What a request's answer stands under."""
         chosen = job.chosen
         part = planned.part
-        of = self._heading(chosen) if chosen else heading(part.agent, part.capability)
+        of = self._heading(chosen) if chosen else heading(part.agent, part.capability, part.text)
         self._merged.named(job.at, of)
 
     def untitled(self, job: _Job) -> None:
@@ -462,7 +483,7 @@ def _answered(job: _Job, planned: Planned) -> AnsweredPart:
         subset=last.key.subset if last else planned.part.subset,
         capability=last.capability.id if last else planned.part.capability,
         instance=job.instance,
-        state="skipped" if job.skipped else "failed" if job.error else "done",
+        state=job.state,
         answer=job.words,
         error=error_of(job.error.problem()) if job.error else None,
         needs=planned.needs,

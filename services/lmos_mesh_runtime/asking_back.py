@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmos_mesh.languages import OTHERWISE, language_of
-from lmos_mesh.messages import Candidate, Decision
+from lmos_mesh.messages import Candidate, Decision, Part
 
 _CHOICES = 5
+_CHOICES_OF_A_PART = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,3 +83,12 @@ def question_for(decision: Decision, language: str) -> str:
         (one.capability_name or one.capability, one.agent) for one in likely(decision)[:_CHOICES]
     ]
     return ask_back(choices, out_of_scope=decision.outcome == "out_of_scope", language=language)
+
+
+def question_for_part(part: Part, language: str) -> str:
+    """What to say in the place of one request of several that nobody is sure about."""
+    choices = [
+        (one.capability_name or one.capability, one.agent)
+        for one in part.candidates[:_CHOICES_OF_A_PART]
+    ]
+    return ask_back(choices, out_of_scope=part.outcome == "out_of_scope", language=language)

@@ -63,6 +63,8 @@ def _joints(message: str, parts: Sequence[Part]) -> list[str]:
 
 # -- what is said of those that were not answered --
 
+_MOST_TITLE = 60
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Phrases:
@@ -110,8 +112,16 @@ def skipped(planned: Planned, *, language: str, most: int) -> str:
     return words.left_out.format(most=most) if planned.left_out else words.needs
 
 
-def heading(agent: str, capability: str) -> str:
-    """What stands above an agent's answer; plain words, which may be spoken."""
+def heading(agent: str, capability: str, text: str = "") -> str:
+    """What stands above an agent's answer; plain words, which may be spoken.
+
+    Args:
+        agent: Who answers; empty for nobody.
+        capability: What it is asked for.
+        text: The user's words, for what nobody answers.
+    """
+    if not agent:
+        return f"{text if len(text) <= _MOST_TITLE else text[: _MOST_TITLE - 1] + '…'}:"
     return f"{capability} ({agent}):" if capability else f"{agent}:"
 
 
