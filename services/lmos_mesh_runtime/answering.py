@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal, cast
 
@@ -27,6 +27,7 @@ from lmos_mesh_runtime.choosing import Chooser, Chosen, in_a_circle, too_far
 from lmos_mesh_runtime.contexts import circumstances_of
 from lmos_mesh_runtime.conversation import answer_of, error_of
 from lmos_mesh_runtime.merging import Frames, Merged
+from lmos_mesh_runtime.picking import pick_of
 from lmos_mesh_runtime.reporting import Relay, objects_of
 from lmos_mesh_runtime.routing import Ways
 from lmos_mesh_runtime.settings import RuntimeSettings
@@ -158,7 +159,11 @@ class Answering:
             relay=relay,
             until=now + (total_s if remaining_s is None else min(total_s, remaining_s)),
         )
-        decision, chosen = await self._chooser.choose(request, relay.way, history)
+        picked = self._picked(told)
+        if picked is not None:
+            told, decision, chosen = picked
+        else:
+            decision, chosen = await self._chooser.choose(request, relay.way, history)
         await relay.send("status", {"state": "routed", "decision": decision.model_dump()})
         if not chosen:
             text = question_for(decision, self._language(told))
@@ -168,14 +173,39 @@ class Answering:
             more = await self._several(told, decision, chosen)
         else:
             more = await self._single(told, chosen[0])
+        if picked is not None:
+            relay.repeatable = False  # by itself it says nothing that could be asked of a shadow
         ended = turn.model_copy(update={"state": "done", **more})
         shown = {"decision": decision, "anonymization": relay.anonymization}
         return answer_of(ended, conversation).model_copy(update=shown), ended
 
+    def _picked(self, told: Told) -> tuple[Told, Decision, tuple[Chosen]] | None:
+        """The turn as what the user was asked about; None if it is no answer to a question."""
+        request = told.request
+        pick = None if request.agent else pick_of(request.message, told.history)
+        if pick is None:
+            return None
+        chosen = self._chooser.named(told.relay.way, pick.agent, pick.capability)
+        if chosen is None:
+            return None
+        decision = Decision(
+            outcome="routed",
+            agent=chosen.key.name,
+            subset=chosen.key.subset,
+            capability=chosen.capability.id,
+            confidence=1.0,
+            could_be=(chosen.key.name,),
+            method="explicit",
+            reason=f"the user chose {chosen.key.name} of what was offered",
+        )
+        request = request.model_copy(update={"message": pick.message})
+        return replace(told, request=request, history=told.history[:-2]), decision, (chosen,)
+
     def _language(self, told: Told) -> str:
         wiring = self._ways.wiring(told.relay.way)
         language = wiring.router.language if wiring is not None else None
-        return spoken(told.request.message, told.request.language, language)
+        before = [one.content for one in told.history if one.role == "user"]
+        return spoken(told.request.message, told.request.language, language, before=before)
 
     def _task(self, told: Told) -> str:
         return f"{told.conversation}.{told.turn.turn}.{told.call.task}"

@@ -100,6 +100,10 @@ class Chooser:
         wiring = self._ways.wiring(way)
         return wiring is None or wiring.router.parts is not False
 
+    def named(self, way: Way, agent: str, capability: str) -> Chosen | None:
+        """An agent of the channel with a capability, by its id or name; None if it has left."""
+        return next(iter(self._able(way, capability, agent)), None)
+
     def admitted(self, way: Way, agent: str, subset: str, capability: str) -> Chosen | None:
         """An agent as it may be asked now; None if it may not."""
         key = ThingKey(way.tenant, agent, subset)

@@ -157,11 +157,11 @@ def _definite(text: str) -> list[str]:
 
 def _where(noun: str, text: str, before: Sequence[str]) -> int | None:
     """The latest request that names a thing which is then called "the …"; None if none does."""
-    stem = _stem(noun)
+    wanted = stem(noun)
     for at in reversed(range(len(before))):
-        if any(_stem(one) == stem for one in _WORD.findall(before[at])):
+        if any(stem(one) == wanted for one in _WORD.findall(before[at])):
             # Both may be of what everybody knows: "in the kitchen".
-            everybodys = stem in map(_stem, _definite(before[at]))
+            everybodys = wanted in map(stem, _definite(before[at]))
             return None if everybodys and _placed(noun, text) else at
     return None
 
@@ -171,6 +171,6 @@ def _placed(noun: str, text: str) -> bool:
     return re.search(rf"\b{_PLACING} {re.escape(noun)}\b", text, _I) is not None
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
     """A word without what its number and case add to it."""
     return re.sub(r"(?<=\w{3})(es|en|er|s|e|n)$", "", word.lower())

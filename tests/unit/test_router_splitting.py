@@ -189,7 +189,9 @@ HELP = Heard(key("contact"), 0.99, 3.0, capability="human")
 )
 def test_courtesy_beside_a_request_is_no_request(message: str) -> None:
     agents = {"bill": BILL}
-    agents |= dict.fromkeys(("elp", "hi", "ello", "hank", "elfen", "ilfe", "danke", "orning", "uten"), HELP)
+    agents |= dict.fromkeys(
+        ("elp", "hi", "ello", "hank", "elfen", "ilfe", "danke", "orning", "uten"), HELP
+    )
 
     assert asked_of(message, agents) == (message,)
 
