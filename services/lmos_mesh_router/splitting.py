@@ -27,6 +27,9 @@ LEAST_ODDS = 0.4
 _IN_SCOPE = 0.05
 """What only tells something is a request where no smaller share of messages is as far out."""
 
+_STRANGE = 0.02
+"""Likewise: of what is further out it says nothing which agent is the nearest."""
+
 _ITS_OWN = 0.8
 """How much of an agent's probability a capability must have to be told from its others."""
 
@@ -185,8 +188,8 @@ def _asks(span: Span, message: str, routed: Mapping[Span, Heard]) -> bool:
 def odds_of_two(whole: Heard, left: Heard, right: Heard, words: int) -> float:
     """The logarithm of the odds that a cut parts two requests.
 
-    Minus infinity where both sides are for the same capability, or one of them may be: that agent
-    can answer both at once.
+    Minus infinity where both sides may be for the same capability: that agent can answer both at
+    once. A side that is far from all that the agents can do is for none.
 
     Args:
         whole: How both were routed together.
@@ -195,7 +198,8 @@ def odds_of_two(whole: Heard, left: Heard, right: Heard, words: int) -> float:
         words: How many words the shorter side has.
     """
     same = left.agent == right.agent
-    if same and (left.capability == right.capability or not (left.capability and right.capability)):
+    told = left.capability and right.capability and left.capability != right.capability
+    if same and not told and min(left.share, right.share) >= _STRANGE:
         return -math.inf
     high, low = max(left.scope, right.scope), min(left.scope, right.scope)
     signals = (

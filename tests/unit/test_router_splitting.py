@@ -230,3 +230,10 @@ def test_two_capabilities_of_one_agent_are_two_requests_where_both_are_plain() -
     assert len(asked_of(message, {"bill": BILL, "pay": PAY})) == 2
     assert len(asked_of(message, {"bill": BILL, "pay": PAY._replace(capability="")})) == 1
     assert len(asked_of(message, {"bill": BILL, "pay": PAY._replace(capability="view")})) == 1
+
+
+def test_what_nobody_can_do_is_no_part_of_what_its_nearest_agent_does() -> None:
+    message = "knit me a very warm sweater and show my latest bill"
+
+    assert len(asked_of(message, {"sweater": BILL._replace(share=0.001), "bill": BILL})) == 2
+    assert len(asked_of(message, {"sweater": BILL._replace(share=0.3), "bill": BILL})) == 1
