@@ -29,12 +29,24 @@ tomorrow yesterday show need want get tell give much many
 _SPOTTED = 400  # words of a long message that are looked at
 
 
-def language_of(text: str) -> str:
-    """Whether a message is German, `de`, or, as far as we care, English, `en`."""
+def language_of(*texts: str) -> str:
+    """Whether a message is German, `de`, or, as far as we care, English, `en`.
+
+    Args:
+        texts: The message, and others to be looked at where those before it tell nothing.
+    """
+    for text in texts:
+        german, english = _heard(text)
+        if german != english:
+            return "de" if german > english else "en"
+    return OTHERWISE
+
+
+def _heard(text: str) -> tuple[int, int]:
     german = english = 0
     for word in _WORD.findall(text[: _SPOTTED * 10].lower())[:_SPOTTED]:
         german += word in _GERMAN
         english += word in _ENGLISH
         if any(letter in word for letter in "äöüß"):
             german += 1
-    return "de" if german > english else OTHERWISE
+    return german, english

@@ -2,8 +2,10 @@
 
 import sys
 
+from rich.text import Text
+
 from lmos_mesh.cli.connection import connected, run
-from lmos_mesh.cli.conversing import Silent, Terminal, answered
+from lmos_mesh.cli.conversing import Silent, Terminal, answered, unanswered
 from lmos_mesh.cli.screen import err, print_json
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.messages import Answer, Converse
@@ -39,6 +41,9 @@ def ask(
         return 130
     finally:
         terminal.close()
+    if not as_json:
+        for one in unanswered(answer):
+            err().print(Text(one, "yellow"))
     if as_json:
         print_json(answer.model_dump(mode="json"))
     return 0

@@ -15,7 +15,7 @@ from rich.text import Text
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.agents import find, table_of
 from lmos_mesh.cli.connection import connected, typed_in
-from lmos_mesh.cli.conversing import Terminal, answered, explained
+from lmos_mesh.cli.conversing import Terminal, answered, explained, unanswered
 from lmos_mesh.cli.screen import err, fail, out
 from lmos_mesh.errors import MeshError
 from lmos_mesh.messages import Converse, Decision
@@ -153,7 +153,10 @@ class _Chat:
         )
         view = _Remembering(self)
         try:
-            self._loop.call(answered(self._bus, request, view))
+            answer = self._loop.call(answered(self._bus, request, view))
+            view.close()
+            for one in unanswered(answer):
+                err().print(Text(one, "yellow"))
         except KeyboardInterrupt:
             view.close()
             err().print("[dim]called off[/dim]")

@@ -18,6 +18,7 @@ from lmos_mesh.reply_stream import Patience
 
 _FIRST_S = 10.0
 _IDLE_S = 60.0
+_MOST_SAID = 40
 # What an agent says is text; what would move the cursor or retitle the window is dropped.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -192,7 +193,10 @@ def in_short(decision: Decision) -> str:
     if decision.outcome == "unsure":
         return f"no agent is convincing ({percent(decision.confidence)} at best), so it asks back"
     if decision.outcome == "several":
-        return " + ".join(f"{one.agent} · {one.capability}" for one in decision.parts)
+        return " + ".join(
+            f"{one.agent} · {one.capability}" if one.agent else f"nobody for “{_cut(one.text)}”"
+            for one in decision.parts
+        )
     subset = "" if decision.subset == "stable" else f" ({decision.subset})"
     can = next(
         (one.capability_name for one in decision.candidates if one.agent == decision.agent),
@@ -202,6 +206,26 @@ def in_short(decision: Decision) -> str:
         "as you said" if decision.method == "explicit" else f"{percent(decision.confidence)} sure"
     )
     return f"{decision.agent}{subset} · {can or decision.capability} · {sure}"
+
+
+def unanswered(answer: Answer) -> list[str]:
+    """What became of the requests of several that were not answered, one line each."""
+    found: list[str] = []
+    for one in answer.parts:
+        said = f"{one.agent or 'nobody'} · “{_cut(one.text)}”"
+        if one.state == "failed":
+            detail = (one.error or {}).get("detail") or "the reason is not known"
+            found.append(f"failed: {said}: {_CONTROL.sub('', str(detail))}")
+        elif one.state == "skipped":
+            found.append(f"not begun: {said}")
+        elif one.state == "asked_back":
+            found.append(f"nobody can, or who is not clear: “{_cut(one.text)}”")
+    return found
+
+
+def _cut(text: str) -> str:
+    text = " ".join(_CONTROL.sub("", text).split())
+    return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID - 1]}…"
 
 
 def explained(decision: Decision) -> RenderableType:

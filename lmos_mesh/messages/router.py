@@ -68,13 +68,21 @@ class Candidate(Message):
 
 
 class Part(Message):
-    """One of several requests in a message, and who it is for."""
+    """One of several requests in a message, and who it is for.
+
+    Attributes:
+        outcome: As in `Decision`; what nobody is sure about is a part as well.
+        agent: Empty unless routed.
+        candidates: Who was considered, where nobody is sure.
+    """
 
     text: str
-    agent: str
+    agent: str = ""
     subset: str = DEFAULT_SUBSET
     capability: str = ""
     confidence: float = 0.0
+    outcome: Literal["routed", "unsure", "out_of_scope", "nobody"] = "routed"
+    candidates: tuple[Candidate, ...] = ()
 
 
 class ModelUse(Message):

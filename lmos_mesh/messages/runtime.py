@@ -63,8 +63,9 @@ class AnsweredPart(Message):
 
     Attributes:
         text: The user's words for it.
-        agent: Who answered it, or was to.
-        state: `skipped` was not begun: what it needs has failed, or there are too many.
+        agent: Who answered it, or was to; empty when the mesh asked back.
+        state: `skipped` was not begun: what it needs has failed, or there are too many;
+            `asked_back`: nobody was sure who can do this.
         answer: The agent's words alone, without a heading.
         error: Why it failed, as a problem document.
         needs: The number of the part whose answer it builds on, the first being 0; None if it
@@ -78,7 +79,7 @@ class AnsweredPart(Message):
     subset: str = DEFAULT_SUBSET
     capability: str = ""
     instance: str = ""
-    state: Literal["done", "failed", "skipped"] = "done"
+    state: Literal["done", "failed", "skipped", "asked_back"] = "done"
     answer: str = ""
     error: dict[str, Any] | None = None
     needs: int | None = None
@@ -202,7 +203,7 @@ class ReportedPart(Message):
 
     agent: str
     capability: str = ""
-    state: Literal["done", "failed", "skipped"] = "done"
+    state: Literal["done", "failed", "skipped", "asked_back"] = "done"
     error: str = ""
     handovers: int = 0
     total_s: float = 0.0

@@ -220,7 +220,7 @@ class Decider:
         decision = None
         if request.parts and method != "llm" and not question.together:
             began = time.perf_counter()
-            decision = await self._in_parts(question)
+            decision = await self._in_parts(question, method)
             times["split"] = _ms(began)
         if decision is None:
             decision = await self._whole(question, method)
@@ -248,16 +248,15 @@ class Decider:
             return replace(question, ranking=found)
         return replace(question, text=text, ranking=found, together=True)
 
-    async def _in_parts(self, question: _Question) -> Decision | None:
+    async def _in_parts(self, question: _Question, method: str) -> Decision | None:
         """The decision for a message of several requests; None if it is one."""
         message = question.request.message
         wanted = spans(message)
         if not wanted:
             return None
-        queries = await self._index.queries([span.of(message) for span in wanted])
-        rankings = {
-            span: question.view.rank(query) for span, query in zip(wanted, queries, strict=True)
-        }
+        vectors = await self._index.queries([span.of(message) for span in wanted])
+        queries = dict(zip(wanted, vectors, strict=True))
+        rankings = {span: question.view.rank(query) for span, query in queries.items()}
         rankings[Span(0, len(message))] = question.ranking
         routed: dict[Span, Heard] = {}
         for span, ranking in rankings.items():
@@ -266,10 +265,19 @@ class Decider:
         found = parts(message, routed)
         if len(found) < 2:
             return None
+        decided: dict[Span, Decision] = {}
+        for span in found:
+            part = replace(
+                question,
+                text=span.of(message),
+                query=queries[span],
+                ranking=untied(rankings[span], self._membership.load),
+            )
+            decision = await self._whole(part, method)
+            decided[span] = self._or_fallback(decision, question.request, question.call.tenant)
         return decision_of_parts(
             message,
-            found,
-            rankings,
+            decided,
             question.ranking,
             question.call.tenant,
             question.find,

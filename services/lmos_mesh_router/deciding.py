@@ -242,44 +242,72 @@ _KINDS: Mapping[str, str] = {
 
 def decision_of_parts(
     message: str,
-    spans: Sequence[Span],
-    rankings: Mapping[Span, Ranking],
+    parts: Mapping[Span, Decision],
     whole: Ranking,
     tenant: str,
     find: Find,
     *,
     limit: int,
     encoder: str,
-) -> Decision:
-    """What is answered to a message of several requests."""
-    parts: list[Part] = []
-    for span in spans:
-        best = rankings[span].ranked[0]
-        parts.append(
-            Part(
-                text=span.of(message).strip(),
-                agent=best.key.name,
-                subset=best.key.subset,
-                capability=best.capability,
-                confidence=best.probability,
-            )
-        )
-    names = " and ".join(dict.fromkeys(one.agent for one in parts))
+) -> Decision | None:
+    """What is answered to a message of several requests; None where it is one after all.
+
+    Args:
+        message: All that was said.
+        parts: What is decided for each of its requests, in order.
+        whole: What vectors say of all of it.
+        tenant: Whose agents they are.
+        find: Gives the record of an agent.
+        limit: How many candidates to name.
+        encoder: What the vectors came from.
+    """
+    routed = [one for one in parts.values() if one.outcome == "routed"]
+    if not routed or len(parts) < 2:
+        return None
+    names = " and ".join(dict.fromkeys(one.agent or "nobody" for one in parts.values()))
     options = seen_of(whole).options
     by_key = {(one.key.name, one.key.subset): one for one in whole.ranked}
+    used = [one.used for one in parts.values() if one.used is not None]
     return Decision(
         outcome="several",
-        confidence=min(one.confidence for one in parts),
+        confidence=min(one.confidence for one in parts.values()),
         candidates=tuple(
             _candidate(one, by_key.get(one.key), find(ThingKey(tenant, *one.key)))
             for one in options[:limit]
         ),
-        in_scope=min(rankings[span].share for span in spans),
-        could_be=tuple(dict.fromkeys(one.agent for one in parts)),
-        parts=tuple(parts),
-        method="vector",
+        in_scope=min(one.in_scope for one in parts.values()),
+        could_be=tuple(dict.fromkeys(one.agent for one in routed)),
+        parts=tuple(_part(span.of(message).strip(), one) for span, one in parts.items()),
+        method=next((one.method for one in parts.values() if one.used is not None), "vector"),
         reason=f"the message is {len(parts)} requests, for {names}",
         encoder=encoder,
+        used=_summed(used),
+    )
+
+
+def _part(text: str, decision: Decision) -> Part:
+    routed = decision.outcome == "routed"
+    return Part(
+        text=text,
+        agent=decision.agent,
+        subset=decision.subset,
+        capability=decision.capability,
+        confidence=decision.confidence,
+        outcome="nobody" if decision.outcome == "several" else decision.outcome,
+        candidates=() if routed else decision.candidates,
+    )
+
+
+def _summed(used: Sequence[ModelUse]) -> ModelUse | None:
+    """What all parts have asked of a language model."""
+    if not used:
+        return None
+    return ModelUse(
+        model=used[0].model,
+        calls=sum(one.calls for one in used),
+        prompt_tokens=sum(one.prompt_tokens for one in used),
+        completion_tokens=sum(one.completion_tokens for one in used),
+        cost=sum(one.cost for one in used),
     )
 
 

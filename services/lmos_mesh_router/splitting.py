@@ -1,9 +1,12 @@
 """Where one message may hold two requests, and whether it does. Pure.
 
 A message is cut at the words and marks that join requests; every piece is routed by itself. Two
-neighbouring pieces are two requests when they go to different agents, each is convincing alone,
-and together they are less so: two requests in one vector are near neither, while a request and a
-remark ("…, as I told you") are still nearest to what the request is near to.
+neighbouring pieces are two requests when they are for different agents, or plainly for different
+capabilities of one; each is convincing alone, and together they are less so: two requests in one
+vector are near neither, while a request and a remark ("…, as I told you") are still nearest to what
+the request is near to. Courtesy ("hi", "I need help") is no request, but where an agent has an
+example of it; what only tells something ("I am in a hurry") is none where it is far from all that
+the agents can do.
 """
 
 import math
@@ -12,13 +15,26 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lmos_mesh.membership import ThingKey
+from lmos_mesh_router.courtesy import is_courtesy, is_remark
 from lmos_mesh_router.ranking import Ranking
 
 MOST_CUTS = 4
 """A message with more joints than this is a story; its first ones are tried."""
 
-LEAST_ODDS = 0.5
+LEAST_ODDS = 0.4
 """The least logarithm of odds to split at: one request taken for two is worse than the reverse."""
+
+_IN_SCOPE = 0.05
+"""What only tells something is a request where no smaller share of messages is as far out."""
+
+_STRANGE = 0.02
+"""Likewise: of what is further out it says nothing which agent is the nearest."""
+
+_ITS_OWN = 0.8
+"""How much of an agent's probability a capability must have to be told from its others."""
+
+_SAME_AGENT_ODDS = 2.0
+"""What more it takes where both sides are for one agent, which may do both at once."""
 
 # A logistic regression on 1,500 pairs and 1,500 single messages of the CLINC150 validation data,
 # five examples a capability: of the less convincing side; the constant; the whole against the
@@ -97,18 +113,27 @@ class Heard(NamedTuple):
         agent: Its likeliest agent.
         confidence: How likely that is right.
         scope: How usual the span is for a message in scope; see `scope.Gate.score`.
+        share: The share of messages in scope that are as far out, or further.
+        capability: What the agent is likeliest asked for; empty if that is not clear.
+        courteous: Whether what speaks for the agent is courtesy itself: it is there to be greeted.
     """
 
     agent: ThingKey
     confidence: float
     scope: float
+    share: float = 1.0
+    capability: str = ""
+    courteous: bool = False
 
 
 def heard(ranking: Ranking) -> Heard | None:
     """What splitting needs of a ranking; None where no agent may be chosen."""
     if not ranking.ranked:
         return None
-    return Heard(ranking.ranked[0].key, ranking.confidence, ranking.scope)
+    best = ranking.ranked[0]
+    courteous = best.evidence.kind == "example" and is_courtesy(best.evidence.text)
+    clear = best.capability if best.share >= _ITS_OWN else ""
+    return Heard(best.key, ranking.confidence, ranking.scope, ranking.share, clear, courteous)
 
 
 def parts(message: str, routed: Mapping[Span, Heard]) -> tuple[Span, ...]:
@@ -135,11 +160,12 @@ def _divided(
     best, odds = None, LEAST_ODDS
     for cut in range(first, last):
         left, right = Span(starts[first], ends[cut]), Span(starts[cut + 1], ends[last])
-        if whole in routed and left in routed and right in routed:
-            words = min(len(left.of(message).split()), len(right.of(message).split()))
-            found = odds_of_two(routed[whole], routed[left], routed[right], words)
-            if found >= odds:
-                best, odds = cut, found
+        if whole not in routed or not all(_asks(one, message, routed) for one in (left, right)):
+            continue
+        words = min(len(left.of(message).split()), len(right.of(message).split()))
+        found = odds_of_two(routed[whole], routed[left], routed[right], words)
+        if found >= odds:
+            best, odds = cut, found
     if best is None:
         return [whole]
     return [
@@ -148,10 +174,22 @@ def _divided(
     ]
 
 
+def _asks(span: Span, message: str, routed: Mapping[Span, Heard]) -> bool:
+    """Whether a span may be a request: somebody was found for it, and it asks for something."""
+    one = routed.get(span)
+    if one is None:
+        return False
+    text = span.of(message)
+    if one.share < _IN_SCOPE and is_remark(text):
+        return False
+    return one.courteous or not is_courtesy(text)
+
+
 def odds_of_two(whole: Heard, left: Heard, right: Heard, words: int) -> float:
     """The logarithm of the odds that a cut parts two requests.
 
-    Minus infinity where both sides go to the same agent: that agent can answer both at once.
+    Minus infinity where both sides may be for the same capability: that agent can answer both at
+    once. A side that is far from all that the agents can do is for none.
 
     Args:
         whole: How both were routed together.
@@ -159,7 +197,9 @@ def odds_of_two(whole: Heard, left: Heard, right: Heard, words: int) -> float:
         right: How what is after it was routed.
         words: How many words the shorter side has.
     """
-    if left.agent == right.agent:
+    same = left.agent == right.agent
+    told = left.capability and right.capability and left.capability != right.capability
+    if same and not told and min(left.share, right.share) >= _STRANGE:
         return -math.inf
     high, low = max(left.scope, right.scope), min(left.scope, right.scope)
     signals = (
@@ -171,7 +211,8 @@ def odds_of_two(whole: Heard, left: Heard, right: Heard, words: int) -> float:
         float(min(4, words)),
         float(whole.agent in (left.agent, right.agent)),
     )
-    return sum(weight * signal for weight, signal in zip(_WEIGHTS, signals, strict=True))
+    odds = sum(weight * signal for weight, signal in zip(_WEIGHTS, signals, strict=True))
+    return odds - _SAME_AGENT_ODDS if same else odds
 
 
 def _log_odds(probability: float) -> float:

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Literal, cast
 
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Cancelled, DeadlineExceeded, HandedOver, MeshError
@@ -21,11 +22,12 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.reply_stream import Patience
 from lmos_mesh_runtime.asking import ACK_S, Ask, Asker
-from lmos_mesh_runtime.asking_back import question_for, spoken
+from lmos_mesh_runtime.asking_back import question_for, question_for_part, spoken
 from lmos_mesh_runtime.choosing import Chooser, Chosen, in_a_circle, too_far
 from lmos_mesh_runtime.contexts import circumstances_of
 from lmos_mesh_runtime.conversation import answer_of, error_of
 from lmos_mesh_runtime.merging import Frames, Merged
+from lmos_mesh_runtime.picking import pick_of
 from lmos_mesh_runtime.reporting import Relay, objects_of
 from lmos_mesh_runtime.routing import Ways
 from lmos_mesh_runtime.settings import RuntimeSettings
@@ -72,6 +74,7 @@ class _Job:
         asked: The agents that were asked, in order.
         ask: What is asked of the one that is at it.
         words: What was answered.
+        after: The requests whose answers it knows.
     """
 
     at: int
@@ -89,8 +92,23 @@ class _Job:
     words: str = ""
     error: MeshError | None = None
     skipped: bool = False
+    asked_back: bool = False
+    after: frozenset[int] = frozenset()
     took_s: float = 0.0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def state(self) -> Literal["done", "failed", "skipped", "asked_back"]:
+        if self.skipped:
+            return "skipped"
+        if self.asked_back:
+            return "asked_back"
+        return "failed" if self.error else "done"
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nobody can build on it."""
+        return self.skipped or self.asked_back or self.error is not None
 
     @property
     def handovers(self) -> tuple[str, ...]:
@@ -141,7 +159,11 @@ class Answering:
             relay=relay,
             until=now + (total_s if remaining_s is None else min(total_s, remaining_s)),
         )
-        decision, chosen = await self._chooser.choose(request, relay.way, history)
+        picked = self._picked(told)
+        if picked is not None:
+            told, decision, chosen = picked
+        else:
+            decision, chosen = await self._chooser.choose(request, relay.way, history)
         await relay.send("status", {"state": "routed", "decision": decision.model_dump()})
         if not chosen:
             text = question_for(decision, self._language(told))
@@ -151,14 +173,39 @@ class Answering:
             more = await self._several(told, decision, chosen)
         else:
             more = await self._single(told, chosen[0])
+        if picked is not None:
+            relay.repeatable = False  # by itself it says nothing that could be asked of a shadow
         ended = turn.model_copy(update={"state": "done", **more})
         shown = {"decision": decision, "anonymization": relay.anonymization}
         return answer_of(ended, conversation).model_copy(update=shown), ended
 
+    def _picked(self, told: Told) -> tuple[Told, Decision, tuple[Chosen]] | None:
+        """The turn as what the user was asked about; None if it is no answer to a question."""
+        request = told.request
+        pick = None if request.agent else pick_of(request.message, told.history)
+        if pick is None:
+            return None
+        chosen = self._chooser.named(told.relay.way, pick.agent, pick.capability)
+        if chosen is None:
+            return None
+        decision = Decision(
+            outcome="routed",
+            agent=chosen.key.name,
+            subset=chosen.key.subset,
+            capability=chosen.capability.id,
+            confidence=1.0,
+            could_be=(chosen.key.name,),
+            method="explicit",
+            reason=f"the user chose {chosen.key.name} of what was offered",
+        )
+        request = request.model_copy(update={"message": pick.message})
+        return replace(told, request=request, history=told.history[:-2]), decision, (chosen,)
+
     def _language(self, told: Told) -> str:
         wiring = self._ways.wiring(told.relay.way)
         language = wiring.router.language if wiring is not None else None
-        return spoken(told.request.message, told.request.language, language)
+        before = [one.content for one in told.history if one.role == "user"]
+        return spoken(told.request.message, told.request.language, language, before=before)
 
     def _task(self, told: Told) -> str:
         return f"{told.conversation}.{told.turn.turn}.{told.call.task}"
@@ -277,10 +324,11 @@ class Answering:
             _note(told.relay, jobs)
             parts = tuple(_answered(job, one) for job, one in zip(jobs, planned, strict=True))
             told.relay.parts = tuple(map(_reported, parts))
-        if all(one.state != "done" for one in parts):
+        answered = any(one.state == "done" for one in parts)
+        if not answered and any(one.state == "failed" for one in parts):
             raise all_failed(parts)
         told.relay.anonymization = _together(told, jobs)
-        asked = [one for one in parts if one.state != "skipped"]
+        asked = [one for one in parts if one.state not in ("skipped", "asked_back")]
         return {
             "answer": merged.text(),
             "agent": told.relay.agent,
@@ -289,6 +337,7 @@ class Answering:
             "instance": ",".join(dict.fromkeys(one.instance for one in asked if one.instance)),
             "attempts": sum(one.attempts for one in asked),
             "parts": parts,
+            "asked_back": not answered,
             "handovers": tuple(name for one in parts for name in one.handovers),
         }
 
@@ -304,16 +353,26 @@ class Answering:
         """See to one request of several; that it fails is no concern of the others."""
         telling.title(job, planned)
         try:
-            if planned.needs is not None:
-                before = jobs[planned.needs]
-                await before.ended.wait()
-                job.skipped = before.skipped or before.error is not None
-                job.history = (*before.history, *_said(before))
+            before = [jobs[at] for at in planned.waits_for]
+            for one in before:
+                await one.ended.wait()
+            if before:
+                job.skipped = any(one.unanswered for one in before)
+                job.after = frozenset(
+                    (*planned.waits_for, *(at for one in before for at in one.after))
+                )
+                said = [_said(jobs[at]) for at in sorted(job.after)]
+                job.history = (*job.history, *chain.from_iterable(said))
             job.skipped = job.skipped or planned.left_out
             began = time.monotonic()
             if job.skipped:
                 most = self._settings.runtime_parts
                 await telling.say(job, skipped(planned, language=language, most=most))
+                await telling.end(job)
+                return
+            if planned.part.outcome != "routed":
+                job.asked_back = True
+                await telling.say(job, question_for_part(planned.part, language))
                 await telling.end(job)
                 return
             try:
@@ -410,7 +469,7 @@ class _Telling:
         """What a request's answer stands under."""
         chosen = job.chosen
         part = planned.part
-        of = self._heading(chosen) if chosen else heading(part.agent, part.capability)
+        of = self._heading(chosen) if chosen else heading(part.agent, part.capability, part.text)
         self._merged.named(job.at, of)
 
     def untitled(self, job: _Job) -> None:
@@ -454,7 +513,7 @@ def _answered(job: _Job, planned: Planned) -> AnsweredPart:
         subset=last.key.subset if last else planned.part.subset,
         capability=last.capability.id if last else planned.part.capability,
         instance=job.instance,
-        state="skipped" if job.skipped else "failed" if job.error else "done",
+        state=job.state,
         answer=job.words,
         error=error_of(job.error.problem()) if job.error else None,
         needs=planned.needs,

@@ -1,12 +1,14 @@
 """What is said to a user when no agent is convincing, in the language of the user. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmos_mesh.languages import OTHERWISE, language_of
-from lmos_mesh.messages import Candidate, Decision
+from lmos_mesh.messages import Candidate, Decision, Part
 
 _CHOICES = 5
+_CHOICES_OF_A_PART = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +42,21 @@ _SPOKEN: Mapping[str, _Phrases] = {
 LANGUAGES = tuple(_SPOKEN)
 
 
-def spoken(message: str, *wanted: str | None) -> str:
+def spoken(message: str, *wanted: str | None, before: Sequence[str] = ()) -> str:
     """The language to answer in: the first that is wanted, else that of the message.
 
     One that there are no words in is answered in English.
+
+    Args:
+        message: What the user says.
+        wanted: What the caller and the channel say, if anything.
+        before: What the user said before, oldest first, for a message that tells nothing.
     """
     for one in wanted:
         if one:
             primary = one.strip().lower().replace("_", "-").partition("-")[0]
             return primary if primary in _SPOKEN else OTHERWISE
-    return language_of(message)
+    return language_of(message, *reversed(before))
 
 
 def ask_back(
@@ -82,3 +89,28 @@ def question_for(decision: Decision, language: str) -> str:
         (one.capability_name or one.capability, one.agent) for one in likely(decision)[:_CHOICES]
     ]
     return ask_back(choices, out_of_scope=decision.outcome == "out_of_scope", language=language)
+
+
+def question_for_part(part: Part, language: str) -> str:
+    """What to say in the place of one request of several that nobody is sure about."""
+    choices = [
+        (one.capability_name or one.capability, one.agent)
+        for one in part.candidates[:_CHOICES_OF_A_PART]
+    ]
+    return ask_back(choices, out_of_scope=part.outcome == "out_of_scope", language=language)
+
+
+_CHOICE = re.compile(r"(.+) \(([^()]+)\)", re.DOTALL)
+
+
+def choices_in(question: str) -> tuple[tuple[str, str], ...]:
+    """What `ask_back` has offered with these words; nothing if they are not its own."""
+    for words in _SPOKEN.values():
+        before, after = words.offer.split("{choices}")
+        for doubt in (words.out_of_scope, words.unsure):
+            begin = f"{doubt} {before}"
+            if question.startswith(begin) and question.endswith(after):
+                named = question[len(begin) : -len(after)].split("; ")
+                found = [_CHOICE.fullmatch(one) for one in named]
+                return tuple((one[1], one[2]) for one in found if one is not None)
+    return ()

@@ -58,7 +58,8 @@ class Chooser:
         """Who answers: one agent, one for each part of the message, or nobody.
 
         What the router decides by and what this replica knows may differ for a moment. A channel
-        that was closed just now is resolved soon. If they go on to differ, a part has None.
+        that was closed just now is resolved soon. If they go on to differ, a part has None, as has
+        one that nobody is sure about.
 
         Raises:
             AgentNotFound: They go on to differ, or the agent has just left.
@@ -69,9 +70,16 @@ class Chooser:
             if decision.outcome == "several":
                 found = tuple(
                     self.admitted(way, one.agent, one.subset, one.capability)
+                    if one.outcome == "routed"
+                    else None
                     for one in decision.parts
                 )
-                if wait_s is None or all(found):
+                missing = [
+                    part
+                    for part, one in zip(decision.parts, found, strict=True)
+                    if part.outcome == "routed" and one is None
+                ]
+                if wait_s is None or not missing:
                     return decision, found
             elif decision.outcome == "routed":
                 one = self.admitted(way, decision.agent, decision.subset, decision.capability)
@@ -91,6 +99,10 @@ class Chooser:
             return request.parts
         wiring = self._ways.wiring(way)
         return wiring is None or wiring.router.parts is not False
+
+    def named(self, way: Way, agent: str, capability: str) -> Chosen | None:
+        """An agent of the channel with a capability, by its id or name; None if it has left."""
+        return next(iter(self._able(way, capability, agent)), None)
 
     def admitted(self, way: Way, agent: str, subset: str, capability: str) -> Chosen | None:
         """An agent as it may be asked now; None if it may not."""

@@ -1,78 +1,15 @@
 """A message of several requests: which wait for another, and what is said of those that fail. Pure.
 
-Requests are answered side by side unless one builds on the one before it. That is read off its
-words: what joins the two ("then", "danach"), or a word that points back ("send it to me", "wie
-komme ich dorthin?"). In doubt it waits: that costs time, and the opposite a wrong answer.
+Requests are answered side by side, unless one builds on others; see `following_on`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmos_mesh.errors import AgentFailed, MeshError, error_for
 from lmos_mesh.languages import OTHERWISE
 from lmos_mesh.messages import AnsweredPart, Part
-
-_I = re.IGNORECASE
-
-_SEQUENCE = re.compile(
-    r"\b(then|after (that|this|which)|afterwards|subsequently|once (that|this|it)|"
-    r"dann|danach|anschlie(ß|ss)end|im anschluss|daraufhin|hinterher|nachher)\b",
-    _I,
-)
-"""Between two requests, or at the beginning of the second: one after the other."""
-
-_TIMES = (
-    r"(week(end|day)?|month|year|morning|afternoon|evening|night|time|quarter|spring|summer|autumn|"
-    r"fall|winter|(mon|tues|wednes|thurs|fri|satur|sun)day|january|february|march|april|may|june|"
-    r"july|august|september|october|november|december)s?"
-)
-_ZEITEN = (
-    r"(woche|wochenende|monat|jahr|morgen|vormittag|mittag|nachmittag|abend|nacht|mal|quartal|"
-    r"frühling|frühjahr|sommer|herbst|winter|tage?|(mon|diens|donners|frei|sams|sonn)tag|mittwoch)"
-)
-_POINTS_BACK = tuple(
-    re.compile(one, _I)
-    for one in (
-        # "it" of the weather, the time, and "is it true that …" points at nothing.
-        r"\b(it|its)\b(?! (\w+ )?(possible|true|ok|okay|allowed|necessary|safe|worth)\b)"
-        r"(?! takes? to\b)",
-        r"\b(them|they|their|him|his|themselves|itself)\b",
-        r"\b(her|she|he)\b",
-        rf"\b(this|these|those)\b(?! {_TIMES}\b)",
-        rf"(?<!know )(?<!think )(?<!sure )(?<!say )(?<!says )(?<!believe )(?<!so )\bthat\b"
-        rf"(?! {_TIMES}\b)(?! (i|you|we|there|has|have|leaves?|goes|can|are|allows?|takes)\b)",
-        r"(?<!is )(?<!are )(?<!was )(?<!were )(?<!will )\bthere\b"
-        r"(?! (is|are|was|were|will)\b)(?!')",
-        r"\bthe (same|results?|answer|outcome|total|sum|latter|former)\b",
-        r"\bthe (cheap|fast|near|earli|b|lat)e(st|r)(?=\W*$| (please|for|to)\b)",
-        r"\b(the|which|that|this|cheapest|first|last|best|earliest|fastest) one\b",
-        r"\b(accordingly|so i can|based on)\b",
-        # German: "es" of the weather is looked at below.
-        r"(?<!gibt )(?<!geht )(?<!wie spät ist )(?<!ist )\bes\b(?! (gibt|geht)\b)",
-        r"\b(ihn|ihm)\b",
-        rf"\b(dies(e[nmrs]?)?)\b(?! {_ZEITEN}\b)(?!e)",
-        r"\b(davon|damit|dafür|dazu|daraus|darauf|darin|daran|darüber|dabei|dahin|dorthin|dort)\b",
-        r"\b(das|der|die)selbe[n]?\b|\bdemselben\b",
-        r"\bdas( (bitte|mir|uns|ihm|per|an|auch|gleich|dann|ganze|alles|für|als|in|mit|kosten|"
-        r"kostet|zu|noch|schon|von|aus|auf)\b|\W*$)",
-        r"\b(den|die|das) (billigsten?|günstigsten?|ersten?|letzten?|besten?)"
-        r"(?=\W*$| (davon|bitte)\b)",
-    )
-)
-# Formal "Sie" is what is written with a capital letter, or follows its verb ("können sie").
-_SIE = re.compile(r"(?:^|(?<!en) )(sie|ihnen)\b")
-_WEATHER = re.compile(
-    r"\b(rain|snow|hail|thunder|storm|freez|thaw|sunny|cloud|wind|cold|warm|hot|humid|fog|degrees|"
-    r"what time|outside|weather|dark|light|late|o'clock|"
-    r"regne|regen|schnei|hagel|gewitter|stürm|sonnig|kalt|heiß|neblig|grad|draußen|wetter|dunkel|hell|spät|uhr)\w*",
-    _I,
-)
-_EXPLETIVE = re.compile(r"\b(it|es)\b|\bwhat time is it\b", _I)
-_ELLIPSIS = re.compile(
-    r"\W*(to|for|from|by|via|as|with|without|into|an|für|von|per|als|mit|ohne|nach|zu[rm]?)\b", _I
-)
-_ELLIPTIC_WORDS = 4
+from lmos_mesh_runtime.following_on import built_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +17,18 @@ class Planned:
     """One request of a message, and what it waits for.
 
     Attributes:
-        needs: The number of the request whose answer it builds on; None if it waits for none.
+        waits_for: The numbers of the requests whose answers it builds on.
         left_out: Whether there are too many before it.
     """
 
     part: Part
-    needs: int | None = None
+    waits_for: tuple[int, ...] = ()
     left_out: bool = False
+
+    @property
+    def needs(self) -> int | None:
+        """The last of the requests that it waits for; None if it waits for none."""
+        return self.waits_for[-1] if self.waits_for else None
 
 
 def plan(message: str, parts: Sequence[Part], most: int) -> tuple[Planned, ...]:
@@ -98,26 +40,11 @@ def plan(message: str, parts: Sequence[Part], most: int) -> tuple[Planned, ...]:
         most: How many are answered.
     """
     found: list[Planned] = []
+    texts = [one.text for one in parts]
     for at, (joint, part) in enumerate(zip(_joints(message, parts), parts, strict=True)):
-        needs = at - 1 if at and follows_on(part.text, joint) else None
-        found.append(Planned(part=part, needs=needs, left_out=at >= most))
+        waits_for = built_on(part.text, joint, texts[:at])
+        found.append(Planned(part=part, waits_for=waits_for, left_out=at >= most))
     return tuple(found)
-
-
-def follows_on(text: str, joint: str = "") -> bool:
-    """Whether a request builds on the one before it.
-
-    Args:
-        text: Its words.
-        joint: What stands between the two.
-    """
-    if _SEQUENCE.search(joint) or _SEQUENCE.match(text.lstrip(" ,")):
-        return True
-    if _ELLIPSIS.match(text) and len(text.split()) <= _ELLIPTIC_WORDS:
-        return True
-    if _WEATHER.search(text):
-        text = _EXPLETIVE.sub("", text)
-    return bool(_SIE.search(text)) or any(one.search(text) for one in _POINTS_BACK)
 
 
 def _joints(message: str, parts: Sequence[Part]) -> list[str]:
@@ -135,6 +62,8 @@ def _joints(message: str, parts: Sequence[Part]) -> list[str]:
 
 
 # -- what is said of those that were not answered --
+
+_MOST_TITLE = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +112,16 @@ def skipped(planned: Planned, *, language: str, most: int) -> str:
     return words.left_out.format(most=most) if planned.left_out else words.needs
 
 
-def heading(agent: str, capability: str) -> str:
-    """What stands above an agent's answer; plain words, which may be spoken."""
+def heading(agent: str, capability: str, text: str = "") -> str:
+    """What stands above an agent's answer; plain words, which may be spoken.
+
+    Args:
+        agent: Who answers; empty for nobody.
+        capability: What it is asked for.
+        text: The user's words, for what nobody answers.
+    """
+    if not agent:
+        return f"{text if len(text) <= _MOST_TITLE else text[: _MOST_TITLE - 1] + '…'}:"
     return f"{capability} ({agent}):" if capability else f"{agent}:"
 
 

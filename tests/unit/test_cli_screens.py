@@ -11,14 +11,22 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from lmos_mesh.cli.agents import table_of
-from lmos_mesh.cli.conversing import Margin, Terminal, explained, in_short
+from lmos_mesh.cli.conversing import Margin, Terminal, explained, in_short, unanswered
 from lmos_mesh.cli.demo import TOUR, reasons
 from lmos_mesh.cli.doctor import is_awaited
 from lmos_mesh.cli.known_settings import known_settings, settings_in, unknown_settings
 from lmos_mesh.cli.log_lines import read_line, shown
 from lmos_mesh.cli.screen import plural
 from lmos_mesh.endings import last_words
-from lmos_mesh.messages import Candidate, Decision, FoundThing, Instance
+from lmos_mesh.messages import (
+    Answer,
+    AnsweredPart,
+    Candidate,
+    Decision,
+    FoundThing,
+    Instance,
+    Part,
+)
 from lmos_mesh.things import Capability
 
 INDENT = "    "
@@ -351,3 +359,33 @@ def test_help_needs_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_requests_of_a_message_that_nobody_answered_are_named_with_the_reason() -> None:
+    several = Decision(
+        outcome="several",
+        parts=(
+            Part(text="show my bill", agent="billing", capability="view_bill"),
+            Part(text="knit me a\x1b sweater", outcome="out_of_scope"),
+        ),
+    )
+    answer = Answer(
+        answer="x",
+        conversation="c",
+        turn="t",
+        parts=(
+            AnsweredPart(text="show my bill", agent="billing"),
+            AnsweredPart(
+                text="play jazz", agent="music", state="failed", error={"detail": "no records"}
+            ),
+            AnsweredPart(text="louder", agent="music", state="skipped"),
+            AnsweredPart(text="knit me a sweater", agent="", state="asked_back"),
+        ),
+    )
+
+    assert in_short(several) == "billing · view_bill + nobody for “knit me a sweater”"
+    assert unanswered(answer) == [
+        "failed: music · “play jazz”: no records",
+        "not begun: music · “louder”",
+        "nobody can, or who is not clear: “knit me a sweater”",
+    ]

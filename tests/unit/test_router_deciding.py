@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmos_mesh.membership import ThingKey
-from lmos_mesh.messages import Utterance
+from lmos_mesh.messages import Decision, Utterance
 from lmos_mesh.things import Thing, thing_from
 from lmos_mesh_router.deciding import (
     agent_before,
@@ -186,15 +186,11 @@ def test_a_capability_that_an_agent_no_longer_has_is_not_named() -> None:
     assert (decision.agent, decision.capability) == ("a", "do")
 
 
-def test_a_message_of_several_requests_names_each_and_its_agent() -> None:
-    message = "do a and do b"
-    spans = (Span(0, 4), Span(9, 13))
-    rankings = {spans[0]: ranking(ranked(A, 0.9)), spans[1]: ranking(ranked(B, 0.8), share=0.2)}
-
-    decision = decision_of_parts(
-        message,
-        spans,
-        rankings,
+def several(*parts: Ranking) -> Decision | None:
+    """The decision for "do x and do x" with these rankings for its parts."""
+    return decision_of_parts(
+        " and ".join(["do x"] * len(parts)),
+        {Span(9 * at, 9 * at + 4): answered(one) for at, one in enumerate(parts)},
         ranking(ranked(A, 0.5), ranked(B, 0.5)),
         "demo",
         THINGS.get,
@@ -202,9 +198,37 @@ def test_a_message_of_several_requests_names_each_and_its_agent() -> None:
         encoder="e",
     )
 
+
+def test_a_message_of_several_requests_names_each_and_its_agent() -> None:
+    decision = several(ranking(ranked(A, 0.9)), ranking(ranked(B, 0.8), share=0.2))
+
+    assert decision is not None
     assert decision.outcome == "several"
-    assert [(one.text, one.agent) for one in decision.parts] == [("do a", "a"), ("do b", "b")]
+    assert [(one.text, one.agent) for one in decision.parts] == [("do x", "a"), ("do x", "b")]
     assert (decision.agent, decision.confidence, decision.in_scope) == ("", 0.8, 0.2)
+
+
+def test_a_request_that_nobody_can_do_is_a_part_without_an_agent() -> None:
+    decision = several(
+        ranking(ranked(A, 0.9)),
+        ranking(ranked(B, 0.9), share=0.001),
+        ranking(ranked(B, 0.3), ranked(C, 0.3)),
+    )
+
+    assert decision is not None
+    assert [(one.outcome, one.agent) for one in decision.parts] == [
+        ("routed", "a"),
+        ("out_of_scope", ""),
+        ("unsure", ""),
+    ]
+    assert [one.agent for one in decision.parts[2].candidates] == ["b", "c"]
+    assert decision.could_be == ("a",)
+
+
+def test_a_message_of_which_nobody_can_do_anything_is_not_taken_apart() -> None:
+    stranger = ranking(ranked(A, 0.9), share=0.001)
+
+    assert several(stranger, stranger) is None
 
 
 def test_an_agent_that_is_named_is_chosen_with_the_capability_that_fits() -> None:

@@ -154,3 +154,86 @@ def test_spans_that_nobody_routed_are_not_split_off() -> None:
 
     assert parts(message, {}) == (Span(0, len(message)),)
     assert heard(Ranking()) is None
+
+
+def asked_of(message: str, agents: dict[str, Heard]) -> tuple[str, ...]:
+    """The requests in a message whose spans are heard as the words in them say."""
+    routed: dict[Span, Heard] = {}
+    for span in (Span(0, len(message)), *spans(message)):
+        inside = [one for word, one in agents.items() if word in span.of(message)]
+        routed[span] = inside[0]._replace(scope=-4.0 if len(inside) > 1 else 3.0)
+    return tuple(one.of(message) for one in parts(message, routed))
+
+
+BILL = Heard(key("billing"), 0.99, 3.0, capability="view")
+PAY = Heard(key("billing"), 0.99, 3.0, capability="pay")
+JAZZ = Heard(key("music"), 0.99, 3.0, capability="play")
+HELP = Heard(key("contact"), 0.99, 3.0, capability="human")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "show my bill, I need help",
+        "show my bill, please help me",
+        "hi, show my bill",
+        "good morning, show my bill",
+        "show my bill, thanks",
+        "show my bill. can you help?",
+        "hello, I need some help. show my bill. Thank you very much!",
+        "zeig meine bill, ich brauche Hilfe",
+        "zeig meine bill, danke",
+        "guten Tag, zeig meine bill",
+        "zeig meine bill. Können Sie mir helfen?",
+    ],
+)
+def test_courtesy_beside_a_request_is_no_request(message: str) -> None:
+    agents = {"bill": BILL}
+    agents |= dict.fromkeys(
+        ("elp", "hi", "ello", "hank", "elfen", "ilfe", "danke", "orning", "uten"), HELP
+    )
+
+    assert asked_of(message, agents) == (message,)
+
+
+def test_courtesy_does_not_keep_two_requests_together() -> None:
+    message = "hi, show my bill, please help me, and play some jazz"
+
+    found = asked_of(message, {"bill": BILL, "jazz": JAZZ, "elp": HELP, "hi": HELP})
+
+    assert found == ("hi, show my bill, please help me", "play some jazz")
+
+
+def test_an_agent_that_is_there_to_be_greeted_is_greeted() -> None:
+    greeter = HELP._replace(courteous=True)
+
+    found = asked_of("hello my friend, show my bill", {"bill": BILL, "hello": greeter})
+
+    assert found == ("hello my friend", "show my bill")
+
+
+def test_what_only_tells_something_is_a_request_where_an_agent_is_for_that() -> None:
+    far, near = JAZZ._replace(share=0.01), JAZZ._replace(share=0.6)
+
+    remark = "show my bill, my daughter is waiting"
+    lost = "show my bill, my card was stolen"
+    wish = "show my bill, I want a sweater"
+
+    assert asked_of(remark, {"bill": BILL, "daughter": far}) == (remark,)
+    assert len(asked_of(lost, {"bill": BILL, "stolen": near})) == 2
+    assert len(asked_of(wish, {"bill": BILL, "sweater": far})) == 2
+
+
+def test_two_capabilities_of_one_agent_are_two_requests_where_both_are_plain() -> None:
+    message = "show my latest bill now and pay what I owe you"
+
+    assert len(asked_of(message, {"bill": BILL, "pay": PAY})) == 2
+    assert len(asked_of(message, {"bill": BILL, "pay": PAY._replace(capability="")})) == 1
+    assert len(asked_of(message, {"bill": BILL, "pay": PAY._replace(capability="view")})) == 1
+
+
+def test_what_nobody_can_do_is_no_part_of_what_its_nearest_agent_does() -> None:
+    message = "knit me a very warm sweater and show my latest bill"
+
+    assert len(asked_of(message, {"sweater": BILL._replace(share=0.001), "bill": BILL})) == 2
+    assert len(asked_of(message, {"sweater": BILL._replace(share=0.3), "bill": BILL})) == 1
