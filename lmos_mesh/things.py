@@ -23,6 +23,9 @@ from lmos_mesh.semver import BadVersion, Range, Version
 DEFAULT_TENANT = "demo"
 DEFAULT_SUBSET = "stable"
 DEFAULT_VERSION = "1.0.0"
+SHARED = "shared"
+"""The tenant whose agents, and what it declares of agents, are for those that they support."""
+
 ANY_CHANNEL = "*"
 KINDS = ("agent", "tool", "thing")
 
@@ -167,6 +170,16 @@ class Thing(Message):
     def serves(self, channel: str) -> bool:
         """Whether it may be reached through a channel; without any it serves none."""
         return ANY_CHANNEL in self.supported_channels or channel in self.supported_channels
+
+    def supports(self, tenant: str) -> bool:
+        """Whether it is for a tenant: its own, or as an agent of `shared` one that it names.
+
+        A shared one that names none is for anybody.
+        """
+        if tenant == self.tenant:
+            return True
+        named = self.supported_tenants
+        return self.tenant == SHARED and self.kind == "agent" and (not named or tenant in named)
 
     def matching(self, wanted: str, version_range: str | None = None) -> tuple[Capability, ...]:
         """Its capabilities of that id or name, in a version of the range.
