@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from lmos_mesh import calls, codec, subjects
-from lmos_mesh.errors import AgentNotFound, NobodyAnswers, ThingNotFound
+from lmos_mesh.errors import AgentNotFound, ThingNotFound, Unavailable
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     CONVERSE,
@@ -29,6 +28,7 @@ from tests.conftest import new_name
 from tests.integration.processes import Deployment, until
 
 SOON_S = 5.0
+TURN_S = 0.75
 A, B, C = "several-a", "several-b", "several-c"
 BILL, RAIN, JAZZ = "show my bill", "will it rain tomorrow?", "play some jazz"
 
@@ -41,7 +41,7 @@ billing = Agent("billing", description="Answers questions about bills.", tenants
 @billing.capability(examples=["show my bill", "how much do I owe?", "why is my bill so high?"])
 async def view_bill(question: str, context: Context):
     """View a bill."""
-    print('{{"level": "info", "event": "asked by %s"}}' % context.tenant, flush=True)
+    print('{{"level": "info", "event": "asked by %s for %s"}}' % (context.tenant, context.user))
     yield "Your bill "
     await asyncio.sleep(float(context.user or 0))
     yield f"of {{context.tenant}}."
@@ -202,7 +202,7 @@ async def test_it_finds_what_the_tenant_has_that_asks(a: Mesh, b: Mesh) -> None:
 
 async def test_it_invokes_what_the_tenant_means_that_asks(a: Mesh, b: Mesh) -> None:
     assert await invoked(a, "use") == f"It will rain in {A}."
-    with pytest.raises(NobodyAnswers):
+    with pytest.raises(Unavailable):
         await invoked(b, "use")
 
 
@@ -297,7 +297,7 @@ async def test_an_agent_that_serves_others_too_is_served_from_shared(services: D
 
         run_agents([clock, lamp])
     """
-    process = services.agent(source, LMOS_TENANT=own)
+    process = await services.start_agent(source, LMOS_TENANT=own).ready()
     async with services.client(own) as mesh, services.client(other) as others:
         for one in (mesh, others):
             await until(routes, one, {"what time is it?": "clock"})
@@ -329,7 +329,7 @@ async def test_an_own_agent_hides_a_shared_one_while_it_is_registered(
 
         run_agents([billing])
     """
-    process = town.agent(source, LMOS_TENANT=B)
+    process = await town.start_agent(source, LMOS_TENANT=B).ready()
 
     async def is_own() -> bool:
         return (await ask(b, BILL)).answer == "Our own bill."
@@ -348,18 +348,18 @@ async def test_an_own_agent_hides_a_shared_one_while_it_is_registered(
 
 
 async def test_an_instance_dies_mid_turn_and_nobody_notices(town: Deployment, b: Mesh) -> None:
-    second = town.agent(SHARED, name="second", LMOS_TENANT="shared")
+    second = await town.start_agent(SHARED, name="second", LMOS_TENANT="shared").ready()
     first = next(one for one in town.processes if one.name == "shared")
 
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(town.client(B))
-        asked = asyncio.create_task(ask(client, BILL, user="0.5"))
-        async with asyncio.timeout(SOON_S):
-            while not (at := [one for one in (first, second) if f"asked by {B}" in one.log()]):
-                await asyncio.sleep(0.01)
-        victim = at[-1]
-        victim.kill()
-        answer = await asked
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(ask(b, BILL, user=str(TURN_S)))
+
+        async def is_asked() -> bool:
+            return any(one.entries(f"asked by {B} for {TURN_S}") for one in (first, second))
+
+        await until(is_asked)
+        next(one for one in (first, second) if one.entries(f"asked by {B} for {TURN_S}")).kill()
+    answer = asked.result()
 
     assert answer.answer == f"Your bill of {B}."
     assert answer.attempts == 2
