@@ -21,7 +21,7 @@ READY_S = 10.0
 
 @dataclass
 class Town:
-    """The agents of a tenant."""
+    """The agents of a tenant, and of others where they are told so."""
 
     bus: Bus
 
@@ -34,21 +34,22 @@ class Town:
             )
             lease = Lease(instance=f"i-{thing.name}-{thing.subset}", things=(served,))
             await self.bus.transport.key_value(LEASES).put(
-                subjects.key(TENANT, lease.instance), lease.model_dump_json().encode()
+                subjects.key(thing.tenant, lease.instance), lease.model_dump_json().encode()
             )
         await self.bus.transport.key_value(REGISTRY).put(
-            subjects.key(TENANT, thing.name, thing.subset), json.dumps(describe(thing)).encode()
+            subjects.key(thing.tenant, thing.name, thing.subset),
+            json.dumps(describe(thing)).encode(),
         )
 
-    async def die(self, name: str, subset: str = "stable") -> None:
+    async def die(self, name: str, subset: str = "stable", tenant: str = TENANT) -> None:
         """Its instance is gone."""
         await self.bus.transport.key_value(LEASES).delete(
-            subjects.key(TENANT, f"i-{name}-{subset}")
+            subjects.key(tenant, f"i-{name}-{subset}")
         )
 
-    async def leave(self, name: str, subset: str = "stable") -> None:
+    async def leave(self, name: str, subset: str = "stable", tenant: str = TENANT) -> None:
         """It is registered no longer."""
-        await self.bus.transport.key_value(REGISTRY).delete(subjects.key(TENANT, name, subset))
+        await self.bus.transport.key_value(REGISTRY).delete(subjects.key(tenant, name, subset))
 
 
 @asynccontextmanager

@@ -216,8 +216,8 @@ class Steering:
             key = membership.meant(*key) or key
             if key.tenant != tenant:
                 return Conflict(
-                    f"{named(request)} serves {tenant!r} from tenant {key.tenant!r}, and is told to "
-                    f"{request.action} only where it is run",
+                    f"{named(request)} serves {tenant!r} from tenant {key.tenant!r}, and is told "
+                    f"to {request.action} only where it is run",
                     hint=f"`--tenant {key.tenant}`, or the tenant in which `lmos run` has it",
                 )
             return Conflict(
