@@ -19,6 +19,11 @@ TENANT = "demo"
 READY_S = 10.0
 
 
+def instance_of(name: str, subset: str, tenant: str) -> str:
+    """The id of an agent's instance, which nobody else has in any tenant."""
+    return f"i-{name}-{subset}" + (f"-{tenant}" if tenant != TENANT else "")
+
+
 @dataclass
 class Town:
     """The agents of a tenant, and of others where they are told so."""
@@ -32,7 +37,8 @@ class Town:
             served = Served(
                 name=thing.name, subset=thing.subset, concurrency=4, in_flight=in_flight
             )
-            lease = Lease(instance=f"i-{thing.name}-{thing.subset}", things=(served,))
+            instance = instance_of(thing.name, thing.subset, thing.tenant)
+            lease = Lease(instance=instance, things=(served,))
             await self.bus.transport.key_value(LEASES).put(
                 subjects.key(thing.tenant, lease.instance), lease.model_dump_json().encode()
             )
@@ -44,7 +50,7 @@ class Town:
     async def die(self, name: str, subset: str = "stable", tenant: str = TENANT) -> None:
         """Its instance is gone."""
         await self.bus.transport.key_value(LEASES).delete(
-            subjects.key(tenant, f"i-{name}-{subset}")
+            subjects.key(tenant, instance_of(name, subset, tenant))
         )
 
     async def leave(self, name: str, subset: str = "stable", tenant: str = TENANT) -> None:
