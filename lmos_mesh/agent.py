@@ -202,7 +202,7 @@ class Agent:
 
     @property
     def mesh(self) -> Mesh:
-        """The agent's tenant of the mesh, for what it does in the background.
+        """The part of the mesh that its process lives in, for what it does in the background.
 
         Raises:
             Unavailable: The agent is on no mesh.

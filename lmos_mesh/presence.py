@@ -66,8 +66,8 @@ class Presence:
     """An agent's place on a mesh, while a process serves it.
 
     Attributes:
-        mesh: The agent's way to others.
-        tenant: The tenant that it is served from.
+        mesh: The way to others, in the tenant of its process.
+        tenant: The tenant that it is served from; `shared`, if it serves others as well.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Presence:
         tenant: str | None = None,
     ) -> None:
         self.tenant = tenant or bus.tenant
-        self.mesh = Mesh(bus, tenant=self.tenant)
+        self.mesh = Mesh(bus)
         self._name = name
         self._events = events
         self._bus = bus

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from lmos_mesh import calls, codec, subjects
 from lmos_mesh.errors import AgentNotFound, ThingNotFound, Unavailable
+from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     CONVERSE,
@@ -24,10 +27,15 @@ from lmos_mesh.messages import (
     GetThing,
     Utterance,
 )
+from lmos_mesh.resource_store import ResourceStore
+from lmos_mesh.resources import Channel, ChannelRouting
+from lmos_mesh.wiring import host_of
+from lmos_mesh_http import HttpAdapter, HttpSettings
 from tests.conftest import new_name
 from tests.integration.processes import Deployment, until
 
 SOON_S = 5.0
+PATIENCE_S = 20.0
 TURN_S = 0.75
 A, B, C = "several-a", "several-b", "several-c"
 BILL, RAIN, JAZZ = "show my bill", "will it rain tomorrow?", "play some jazz"
@@ -54,7 +62,7 @@ async def look_around(question: str, context: Context) -> str:
 async def ask_on(question: str, context: Context) -> str:
     return (await context.ask("{JAZZ}", agent="music")).answer
 
-@billing.capability
+@billing.capability(examples=["take me to the desk please"])
 async def pass_on(question: str, context: Context) -> str:
     context.hand_over(to="desk")
 
@@ -86,7 +94,7 @@ async def play(question: str, context: Context) -> str:
     """Play music."""
     return f"Playing for {context.tenant}."
 
-desk = Agent("desk", description="Receives people.", channels=())
+desk = Agent("desk", description="Receives people.", channels=("office",))
 
 @desk.capability
 async def receive(question: str, context: Context) -> str:
@@ -145,7 +153,7 @@ async def routes(mesh: Mesh, wanted: dict[str, str]) -> bool:
 
 
 async def ask(mesh: Mesh, message: str, **more: Any) -> Answer:
-    return await mesh.bus.call(CONVERSE, Converse(message=message, **more), timeout_s=SOON_S)
+    return await mesh.bus.call(CONVERSE, Converse(message=message, **more), timeout_s=PATIENCE_S)
 
 
 async def names(mesh: Mesh) -> dict[str, str]:
@@ -273,6 +281,124 @@ async def test_nobody_else_removes_a_shared_agent(b: Mesh) -> None:
         await b.bus.call(DEREGISTER, Deregister(name="billing"))
     with pytest.raises(ThingNotFound):
         await b.bus.call(DEREGISTER, Deregister(id="urn:lmos-mesh:shared:billing:stable"))
+
+
+# -- closed channels --
+
+
+async def close(mesh: Mesh, channel: str, wired: list[tuple[str, ThingKey]]) -> None:
+    """Close a channel, as an operator would, and wait until both runtimes know."""
+    metadata = {"name": f"{mesh.tenant}-{channel}"}
+    metadata |= {"labels": {"tenant": mesh.tenant, "channel": channel}}
+    groups = [
+        {
+            "name": key.name,
+            "subset": key.subset,
+            "capabilities": [
+                {
+                    "id": id,
+                    "requiredVersion": "*",
+                    "providedVersion": "1.0.0",
+                    "host": host_of(key),
+                }
+            ],
+        }
+        for id, key in wired
+    ]
+    store = ResourceStore(mesh.bus)
+    channel_of = {"metadata": metadata, "spec": {"requiredCapabilities": []}}
+    routing = {"metadata": metadata, "spec": {"capabilityGroups": groups}}
+    await store.put(Channel.model_validate(channel_of), expected=0)
+    await store.put(ChannelRouting.model_validate(routing), expected=0)
+
+    async def is_known() -> bool:
+        try:
+            await ask(mesh, "?", agent="nobody", channel=channel)
+        except AgentNotFound as error:
+            return "channel" in error.details or "does not exist" in error.message
+        return False
+
+    for _ in range(2):
+        await until(is_known)
+
+
+async def test_a_closed_channel_reaches_the_shared_agents_of_its_routing(a: Mesh) -> None:
+    wired = [
+        ("view_bill", ThingKey("shared", "billing", "stable")),
+        ("receive", ThingKey(A, "desk", "stable")),
+    ]
+    await close(a, "office", wired)
+    there: dict[str, Any] = {"channel": "office"}
+
+    async def answers() -> bool:
+        return (await ask(a, BILL, **there)).answer == f"Your bill of {A}."
+
+    await until(answers)
+    for said in ("to billing", "can view_bill"):
+        assert (await ask(a, said, agent="desk", **there)).answer == f"Your bill of {A}."
+    with pytest.raises(AgentNotFound, match="'weather' is none of channel 'office'"):
+        await ask(a, "to weather", agent="desk", **there)
+
+
+async def test_a_routing_opens_nothing_that_is_for_others(b: Mesh) -> None:
+    """Whatever somebody writes into it."""
+    wired = [
+        ("view_bill", ThingKey("shared", "billing", "stable")),
+        ("pass_on", ThingKey("shared", "billing", "stable")),
+        ("forecast", ThingKey("shared", "weather", "stable")),
+        ("play", ThingKey(A, "music", "stable")),
+        ("receive", ThingKey(A, "desk", "stable")),
+    ]
+    await close(b, "office", wired)
+
+    for name in ("weather", "music"):
+        with pytest.raises(AgentNotFound):
+            await ask(b, RAIN, agent=name, channel="office")
+    for said in (RAIN, JAZZ):
+        assert (await decided(b, said, channel="office", threshold=0.0)).agent in ("", "billing")
+    with pytest.raises(AgentNotFound, match="'desk'"):  # handed over to one of A
+        await ask(b, "take me to the desk please", agent="billing", channel="office")
+
+
+# -- over HTTP --
+
+
+@asynccontextmanager
+async def http(mesh: Mesh) -> AsyncGenerator[httpx.AsyncClient]:
+    adapter = HttpAdapter(HttpSettings(http_port=0, tenant=mesh.tenant))
+    ready = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(adapter.run(mesh.bus, ready.set))
+        async with asyncio.timeout(PATIENCE_S):
+            await ready.wait()
+        async with httpx.AsyncClient(base_url=adapter.url, timeout=PATIENCE_S) as client:
+            yield client
+        running.cancel()
+
+
+async def test_http_clients_reach_what_their_tenant_means(b: Mesh) -> None:
+    async with http(b) as client:
+        one = "/agents/billing/stable"
+        given = {"question": BILL}
+        whole = await client.post(f"{one}/actions/view_bill", json=given)
+        told = await client.post(
+            f"{one}/actions/view_bill", json=given, headers={"accept": "text/event-stream"}
+        )
+        value = await client.get(f"{one}/properties/open_now")
+        card = await client.get("/agents/billing/.well-known/agent.json")
+        listed = await client.get(f"/apis/v1/agents/{B}/web")
+        things = await client.get("/things")
+        hidden = await client.post("/agents/weather/stable/actions/forecast", json=given)
+        removed = await client.delete(f"/things/{things.json()[0]['id']}")
+
+    assert whole.json() == f"Your bill of {B}."
+    assert f"of {B}." in told.text
+    assert value.json() == B
+    assert card.status_code == 200
+    (agent,) = listed.json()
+    assert agent["addresses"][0]["uri"].startswith("nats:lmos.shared.agent.billing.stable.")
+    assert [one["id"] for one in things.json()] == ["urn:lmos-mesh:shared:billing:stable"]
+    assert (hidden.status_code, removed.status_code) == (404, 404)
 
 
 # -- served from `shared` by itself; hidden; dying --
