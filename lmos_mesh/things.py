@@ -130,7 +130,7 @@ class Thing(Message):
         tenant: Who it is for.
         subset: Its release line, e.g. `stable` or `canary`.
         supported_channels: The ways in that it serves; `*` is all of them.
-        supported_tenants: Whom it serves besides; none means no restriction.
+        supported_tenants: Of an agent of tenant `shared`, whom it serves; none means anybody.
         external: It is no process of this mesh: it speaks for itself, in its own protocol.
         links: As in its Description: objects with `href`, `rel`, `type`, …
         terms: The members of its Description that do not follow from the rest of the record.
