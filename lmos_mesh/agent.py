@@ -21,6 +21,7 @@ from lmos_mesh.things import (
     DEFAULT_SUBSET,
     DEFAULT_TENANT,
     DEFAULT_VERSION,
+    SHARED,
     Capability,
     Fault,
     faults_of,
@@ -41,7 +42,8 @@ class Agent:
         version: Semver.
         subset: Its release line, e.g. `stable` or `canary`.
         channels: The ways in that it serves; `*` for all.
-        tenants: Whom it serves besides its own tenant.
+        tenants: Whom it serves besides its own tenant; with any, it is served from tenant
+            `shared`. One whose own tenant is `shared` serves these alone, and anybody without.
         concurrency: How many requests one instance answers at a time.
         metadata: Further facts for its Description, as `lmos:metadata`.
         links: Where more is to be found: URLs, or objects with `href`, `rel`, `type`.
@@ -200,7 +202,7 @@ class Agent:
 
     @property
     def mesh(self) -> Mesh:
-        """The agent's tenant of the mesh, for what it does in the background.
+        """The part of the mesh that its process lives in, for what it does in the background.
 
         Raises:
             Unavailable: The agent is on no mesh.
@@ -220,11 +222,22 @@ class Agent:
         """What it can do, in the order of definition."""
         return tuple(self._actions)
 
+    def home(self, tenant: str) -> str:
+        """The tenant that it is served from by a process of this one.
+
+        That is `shared` for an agent which serves others, too.
+        """
+        return SHARED if any(one != tenant for one in self.tenants) else tenant
+
     def thing(self, tenant: str) -> dict[str, Any]:
-        """The record to register, not yet checked."""
+        """The record to register, not yet checked, for a process of this tenant."""
+        home = self.home(tenant)
+        supported = list(self.tenants)
+        if home != tenant and tenant not in supported:
+            supported.insert(0, tenant)
         return {
             "name": self.name,
-            "tenant": tenant,
+            "tenant": home,
             "subset": self.subset,
             "version": self.version,
             "description": self.description,
@@ -233,7 +246,7 @@ class Agent:
             "events": [one.record() for one in self.events],
             "links": self.links,
             "supported_channels": list(self.channels),
-            "supported_tenants": list(self.tenants),
+            "supported_tenants": supported,
             "metadata": self.metadata,
         }
 

@@ -41,6 +41,11 @@ current: ContextVar["Call | None"] = ContextVar("current_call", default=None)
 """The call that this task is answering; what it asks of others inherits from it."""
 
 
+def tenant_headers(subject: str, tenant: str) -> dict[str, str]:
+    """What tells whoever answers on a subject of another tenant's whose request it is."""
+    return {} if subjects.tenant_of(subject) == tenant else {TENANT: subjects.escape(tenant)}
+
+
 def error_headers(error: MeshError) -> dict[str, str]:
     """The ADR-32 headers of an error."""
     return {ERROR_CODE: str(error.status), ERROR: str(error).replace("\n", " ")[:1000]}

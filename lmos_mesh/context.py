@@ -25,8 +25,16 @@ class Context:
     Ask for it with a parameter of this type.
     """
 
-    def __init__(self, call: Call, circumstances: Circumstances, presence: Presence) -> None:
+    def __init__(
+        self,
+        call: Call,
+        circumstances: Circumstances,
+        presence: Presence,
+        *,
+        tenant: str | None = None,
+    ) -> None:
         self._call = call
+        self._tenant = tenant or call.tenant
         self._circumstances = circumstances
         self._presence = presence
         self._mesh: Mesh | None = None
@@ -106,8 +114,8 @@ class Context:
 
     @property
     def tenant(self) -> str:
-        """Who the request belongs to."""
-        return self._call.tenant
+        """Who the request belongs to; of an agent that serves many tenants, the one that asks."""
+        return self._tenant
 
     @property
     def task(self) -> str:
@@ -131,13 +139,13 @@ class Context:
 
     @property
     def mesh(self) -> Mesh:
-        """The agent's tenant of the mesh: who else is there, and what they answer.
+        """The tenant's part of the mesh: who else is there, and what they answer.
 
         What is asked there is asked on the channel of the request and keeps its deadline, and
         what is watched ends with it.
         """
         if self._mesh is None:
-            self._mesh = self._presence.mesh.part(channel=self.channel)
+            self._mesh = self._presence.mesh.part(channel=self.channel, tenant=self.tenant)
         return self._mesh
 
     async def ask(

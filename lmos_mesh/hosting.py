@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from lmos_mesh.calls import Call
 from lmos_mesh.context import Context
 from lmos_mesh.errors import (
     AgentFailed,
+    AgentNotFound,
     InvalidDescription,
     InvalidMessage,
     MeshError,
@@ -42,7 +44,7 @@ from lmos_mesh.presence import Presence
 from lmos_mesh.projections import adr32_metadata
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import Thing, faults_of, label_of
+from lmos_mesh.things import SHARED, Thing, faults_of, label_of
 from lmos_mesh.transport import Subscription
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class AgentHost:
     def __init__(self, agents: Sequence[Agent], settings: AgentSettings | None = None) -> None:
         self._settings = settings or AgentSettings()
         self._hosted = [_Hosted(agent) for agent in agents]
-        self._lease: LeaseKeeper | None = None
+        self._leases: list[LeaseKeeper] = []
         self._bus: Bus | None = None
         self._reconnected = asyncio.Event()
         self._own: list[asyncio.Task[Any] | None] = []
@@ -93,13 +95,18 @@ class AgentHost:
         """Join the mesh and serve until cancelled."""
         self._bus = bus
         self._check(bus.tenant)
-        self._lease = LeaseKeeper(bus, self._served)
+        # One for each tenant that it serves from: `shared` may be one beside its own.
+        homes = sorted({hosted.home(bus) for hosted in self._hosted})
+        self._leases = [
+            LeaseKeeper(bus, partial(self._served, home), tenant=home) for home in homes
+        ]
         begun: list[_Hosted] = []
         try:
             for hosted in self._hosted:
                 begun.append(hosted)
                 await hosted.begin(bus)
-            await self._lease.begin()
+            for lease in self._leases:
+                await lease.begin()
             for hosted in self._hosted:
                 await self._register(bus, hosted.agent)
             bus.spawn(self._heartbeats(bus), name="heartbeats")
@@ -115,21 +122,22 @@ class AgentHost:
 
     async def leave(self) -> None:
         """Say goodbye before draining: nothing new is routed here."""
-        bus, lease = self._bus, self._lease
-        if bus is None or lease is None:
+        bus = self._bus
+        if bus is None or not self._leases:
             return
         for task in self._own:
             if task is not None:
                 task.cancel()
         if not bus.transport.connected:
             return  # nobody would hear it; the lease ends by itself
-        await lease.leave()
+        for lease in self._leases:
+            await lease.leave()
         for hosted in self._hosted:
             request = Deregister(
                 name=hosted.agent.name, subset=hosted.agent.subset, leaving=bus.instance
             )
             with suppress(MeshError):
-                await bus.call(DEREGISTER, request, timeout_s=1.0)
+                await bus.call(DEREGISTER, request, tenant=hosted.home(bus), timeout_s=1.0)
 
     def _check(self, tenant: str) -> None:
         if not self._hosted:
@@ -142,7 +150,7 @@ class AgentHost:
         if twice := {name for name, subset in names if names.count((name, subset)) > 1}:
             raise SettingsError(f"two agents of one process are called {', '.join(sorted(twice))}")
 
-    def _served(self) -> tuple[Served, ...]:
+    def _served(self, home: str) -> tuple[Served, ...]:
         return tuple(
             Served(
                 name=hosted.agent.name,
@@ -152,6 +160,7 @@ class AgentHost:
                 concurrency=hosted.agent.concurrency,
             )
             for hosted in self._hosted
+            if self._bus is not None and hosted.home(self._bus) == home
         )
 
     async def _register(self, bus: Bus, agent: Agent) -> None:
@@ -166,6 +175,7 @@ class AgentHost:
                 await bus.call(
                     REGISTER,
                     Register(thing=agent.thing(bus.tenant)),
+                    tenant=agent.home(bus.tenant),
                     timeout_s=self._settings.agent_register_timeout_s,
                 )
                 if wait_s > _RETRY_S:
@@ -197,7 +207,9 @@ class AgentHost:
     async def _is_outdated(self, bus: Bus, agent: Agent) -> bool:
         """Whether our entry is gone, or describes a version that no instance serves any more."""
         wanted = FindThings(name=agent.name, subset=agent.subset, live=None)
-        found = (await bus.call(FIND_THINGS, wanted)).things
+        home = agent.home(bus.tenant)
+        things = (await bus.call(FIND_THINGS, wanted, tenant=home)).things
+        found = [one for one in things if one.tenant == home]
         return not found or any(
             one.version != agent.version
             and one.version not in {instance.version for instance in one.instances}
@@ -220,11 +232,18 @@ class _Hosted:
         self.in_flight = 0
         self._subscriptions: list[Subscription] = []
 
+    def home(self, bus: Bus) -> str:
+        """The tenant that it is served from."""
+        return self.agent.home(bus.tenant)
+
     async def begin(self, bus: Bus) -> None:
         agent = self.agent
-        where = (bus.tenant, agent.name, agent.subset)
+        where = (self.home(bus), agent.name, agent.subset)
         self._bus = bus
-        self._presence = agent.presence = Presence(agent.name, agent.subset, agent.events, bus)
+        self._thing = Thing.model_validate(agent.thing(bus.tenant))
+        self._presence = agent.presence = Presence(
+            agent.name, agent.subset, agent.events, bus, tenant=self.home(bus)
+        )
         await bus.respond(
             subjects.agent(*where),
             self._respond,
@@ -275,14 +294,14 @@ class _Hosted:
 
     def _micro_service(self, bus: Bus) -> micro.MicroService:
         agent = self.agent
-        where = (bus.tenant, agent.name, agent.subset)
+        where = (self.home(bus), agent.name, agent.subset)
         return micro.MicroService(
             name=synadia.SERVICE,
             id=self._id(bus),
             version=agent.version,
             description=agent.description or f"Agent {agent.name}",
             metadata={
-                **adr32_metadata(Thing.model_validate(agent.thing(bus.tenant))),
+                **adr32_metadata(self._thing),
                 "lmos_instance": bus.instance,
                 "host": socket.gethostname(),
             },
@@ -330,12 +349,12 @@ class _Hosted:
         return f"{bus.instance}-{synadia.session(self.agent.name, self.agent.subset)}"
 
     def heartbeat(self, bus: Bus) -> None:
-        where = (bus.tenant, self.agent.name, self.agent.subset)
+        where = (self.home(bus), self.agent.name, self.agent.subset)
         payload = json.dumps(self._heartbeat(bus)).encode()
         bus.transport.publish(synadia.subject("hb", *where), payload)
 
     def _heartbeat(self, bus: Bus) -> synadia.Chunk:
-        where = (bus.tenant, self.agent.name, self.agent.subset)
+        where = (self.home(bus), self.agent.name, self.agent.subset)
         return synadia.heartbeat(*where, self._id(bus))
 
     async def _status(self, call: Call) -> Any:
@@ -372,7 +391,25 @@ class _Hosted:
             )
         given, circumstances = split(codec.decode_value(call.payload))
         call.notes["conversation"] = circumstances.conversation
-        return await self._perform(action, given, Context(call, circumstances, self._presence))
+        return await self._perform(action, given, self._context(call, circumstances))
+
+    def _context(self, call: Call, circumstances: Circumstances) -> Context:
+        return Context(call, circumstances, self._presence, tenant=self._tenant_of(call))
+
+    def _tenant_of(self, call: Call) -> str:
+        """Whose request it is: an agent of tenant `shared` is told by a header.
+
+        Raises:
+            AgentNotFound: It is of a tenant that the agent does not support.
+        """
+        home = self._thing.tenant
+        tenant = subjects.unescape(call.headers.get(calls.TENANT, "")) if home == SHARED else ""
+        if tenant and not self._thing.supports(tenant):
+            raise AgentNotFound(
+                f"agent {self.agent.name!r} ({self.agent.subset}) does not serve tenant {tenant!r}",
+                hint="its argument `tenants` names whom it serves",
+            )
+        return tenant or home
 
     async def _read(self, one: AgentProperty, call: Call) -> Any:
         async with self._at_work(f"reading {one.name!r}", call) as context:
@@ -395,7 +432,7 @@ class _Hosted:
         """Run the agent's own code: counted, and what it raises told without its details."""
         if context is None:
             assert call is not None, "a context is of a call"
-            context = Context(call, Circumstances(), self._presence)
+            context = self._context(call, Circumstances())
         self.in_flight += 1
         try:
             yield context
@@ -426,7 +463,9 @@ class _Hosted:
                 raise NotFound(f"agent {self.agent.name!r} has no capability")
             publish(reply, synadia.acknowledged())
             circumstances = Circumstances(message=prompt.text)
-            context = _PromptContext(call, circumstances, self._presence, publish)
+            context = _PromptContext(
+                call, circumstances, self._presence, publish, tenant=self._tenant_of(call)
+            )
             async with self._keeping_alive(reply):
                 output = await self._perform(action, _input_of(action, prompt), context)
             if not context.output() and output:
@@ -484,15 +523,12 @@ class _PromptContext(Context):
         circumstances: Circumstances,
         presence: Presence,
         publish: Callable[[str, bytes], None],
+        *,
+        tenant: str,
     ) -> None:
-        super().__init__(call, circumstances, presence)
+        # The subjects of this protocol do not begin with the tenant.
+        super().__init__(call, circumstances, presence, tenant=tenant)
         self._publish_chunk = publish
-        self._tenant = presence.mesh.bus.tenant
-
-    @property
-    def tenant(self) -> str:
-        """See `Context.tenant`; these subjects do not begin with it."""
-        return self._tenant
 
     async def say(self, text: str) -> None:
         """See `Context.say`."""

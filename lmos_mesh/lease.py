@@ -29,6 +29,7 @@ class LeaseKeeper:
         things: What it serves; an adapter serves none.
         address: Where else it is reached, as `{"protocol": "http", "url": "http://…"}`.
         runs: What the processes serve that it starts and stops.
+        tenant: Where its Things are; the bus's own tenant by default.
     """
 
     def __init__(
@@ -38,13 +39,14 @@ class LeaseKeeper:
         *,
         address: Mapping[str, Any] | None = None,
         runs: Callable[[], tuple[Served, ...]] = tuple,
+        tenant: str | None = None,
     ) -> None:
         self._bus = bus
         self._things = things
         self._address = dict(address or {})
         self._runs = runs
         self._store = bus.transport.key_value(LEASES)
-        self._key = subjects.key(bus.tenant, bus.instance)
+        self._key = subjects.key(tenant or bus.tenant, bus.instance)
         self._now = asyncio.Event()
         self._started = time.time()
         self._host = socket.gethostname()

@@ -4,6 +4,7 @@ Pure: it is handed changes as they come and says what they mean.
 """
 
 import difflib
+import heapq
 import json
 import math
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
 from lmos_mesh.messages import Instance, Registration
-from lmos_mesh.things import Thing
+from lmos_mesh.things import SHARED, Thing
 from lmos_mesh.transport import Bucket
 
 REGISTRY = Bucket(
@@ -126,6 +127,31 @@ class _Tenant:
         self.entered: dict[ThingKey, Entered] = {}
         self.index = Index[ThingKey]()
 
+    def looked_up(
+        self,
+        name: str | None,
+        id: str | None,
+        kind: str | None,
+        capability: str | None,
+        tags: Collection[str],
+        among: Collection[ThingKey] | None,
+    ) -> list[Entered]:
+        """See `Membership.looked_up`."""
+        index = self.index
+        conditions = ((index.names, name), (index.ids, id), (index.capabilities, capability))
+        found = [listed.get(term) for listed, term in conditions if term is not None]
+        found += [index.tags.get(tag) for tag in tags]
+        if kind is not None:
+            found.append(index.kinds.get(kind))
+        if among is not None:
+            found.append(among)
+        if not found:
+            return list(self.entered.values())
+        # The shortest first: what fits all of them is in it.
+        first, *others = sorted(found, key=len)
+        keys = set(first).intersection(*others) if others else first
+        return [self.entered[key] for key in keys if key in self.entered]
+
 
 class Membership:
     """The live view. Every `apply_*` says which Things have changed by it."""
@@ -152,18 +178,53 @@ class Membership:
         """The entry of that name."""
         return self._entered.get(key)
 
+    # -- whom a tenant means --
+
+    def meant(self, tenant: str, name: str, subset: str) -> ThingKey | None:
+        """Whom a tenant means by a name and a subset; None for nobody.
+
+        Its own Thing, where it has registered one of that name and subset, running or not; else
+        the agent of tenant `shared` that supports it.
+        """
+        own = ThingKey(tenant, name, subset)
+        if own in self._entered:
+            return own
+        shared = self._entered.get(own._replace(tenant=SHARED))
+        return shared.key if shared is not None and shared.thing.supports(tenant) else None
+
+    def is_meant(self, tenant: str, key: ThingKey) -> bool:
+        """Whether it is this one that a tenant means by its name and subset."""
+        return self.meant(tenant, key.name, key.subset) == key
+
+    def _open_to(self, tenant: str) -> list["_Tenant"]:
+        """Where the Things are that a tenant may mean: its own place first."""
+        places = (tenant,) if tenant == SHARED else (tenant, SHARED)
+        return [known for one in places if (known := self._tenants.get(one)) is not None]
+
+    def _is_open(self, tenant: str, key: ThingKey) -> bool:
+        return key.tenant == tenant or self.is_meant(tenant, key)
+
+    # -- what can be asked about a tenant: its own Things and the shared ones that it means --
+
     def by_id(self, tenant: str, id: str) -> Entered | None:
         """The entry whose Description has that id."""
-        known = self._tenants.get(tenant)
-        if known is None:
-            return None
-        key = min(known.index.ids.get(id), default=None)
-        return known.entered.get(key) if key is not None else None
+        for known in self._open_to(tenant):
+            key = min(known.index.ids.get(id), default=None)
+            if key is not None and self._is_open(tenant, key):
+                return known.entered.get(key)
+        return None
 
     def in_tenant(self, tenant: str) -> list[Entered]:
-        """The entries of a tenant as they are now; another thread may ask for them too."""
+        """The entries of a tenant's own as they are now; another thread may ask for them too."""
         known = self._tenants.get(tenant)
         return list(known.entered.values()) if known is not None else []
+
+    def for_tenant(self, tenant: str) -> list[Entered]:
+        """`in_tenant`, and the shared ones that the tenant means."""
+        found = self.in_tenant(tenant)
+        if tenant != SHARED:
+            found += [one for one in self.in_tenant(SHARED) if self.is_meant(tenant, one.key)]
+        return found
 
     def looked_up(
         self,
@@ -187,28 +248,22 @@ class Membership:
             tags: What their capabilities are tagged with, together.
             among: None but these.
         """
-        known = self._tenants.get(tenant)
-        if known is None:
-            return []
-        index = known.index
-        conditions = ((index.names, name), (index.ids, id), (index.capabilities, capability))
-        found = [listed.get(term) for listed, term in conditions if term is not None]
-        found += [index.tags.get(tag) for tag in tags]
-        if kind is not None:
-            found.append(index.kinds.get(kind))
-        if among is not None:
-            found.append(among)
-        if not found:
-            return list(known.entered.values())
-        # The shortest first: what fits all of them is in it.
-        first, *others = sorted(found, key=len)
-        keys = set(first).intersection(*others) if others else first
-        return [known.entered[key] for key in keys if key in known.entered]
+        found: list[Entered] = []
+        for known in self._open_to(tenant):
+            fitting = known.looked_up(name, id, kind, capability, tags, among)
+            if known is not self._tenants.get(tenant):
+                fitting = [one for one in fitting if self.is_meant(tenant, one.key)]
+            found += fitting
+        return found
 
     def called(self, tenant: str, text: str) -> Collection[ThingKey]:
         """The Things of a tenant whose name or title is a text, but for case and punctuation."""
-        known = self._tenants.get(tenant)
-        return known.index.called.get(folded(text)) if known is not None else ()
+        return [
+            key
+            for known in self._open_to(tenant)
+            for key in known.index.called.get(folded(text))
+            if self._is_open(tenant, key)
+        ]
 
     def words(self, tenant: str, text: str, most: int | None = None) -> dict[ThingKey, float]:
         """How much of a text the Things of a tenant share, above 0 and up to 1.
@@ -221,8 +276,15 @@ class Membership:
             text: What to compare with.
             most: Only so many, the best; None for all.
         """
-        known = self._tenants.get(tenant)
-        return known.index.words().scores(text, most) if known is not None else {}
+        shares: dict[ThingKey, float] = {}
+        for known in self._open_to(tenant):
+            own = known is self._tenants.get(tenant)
+            # Those of the others that are for somebody else leave room for more.
+            scores = known.index.words().scores(text, most if own else None)
+            shares |= scores if own else {k: scores[k] for k in scores if self.is_meant(tenant, k)}
+        if most is None or len(shares) <= most:
+            return shares
+        return dict(heapq.nsmallest(most, shares.items(), key=lambda one: (-one[1], one[0])))
 
     def read_words(self, count: int) -> bool:
         """Read some of the Things whose words are not listed yet, so that `words` need not.
@@ -288,8 +350,11 @@ class Membership:
     def near(self, tenant: str, name: str) -> list[str]:
         """The names of a tenant's Things that are most like one that does not exist, at most 3."""
         known = self._tenants.get(tenant)
-        names = sorted(known.index.names) if known is not None else []
-        return difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        names = set(known.index.names) if known is not None else set[str]()
+        if tenant != SHARED:
+            shared = (one.key for one in self.in_tenant(SHARED))
+            names |= {key.name for key in shared if self.is_meant(tenant, key)}
+        return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
 
     def subsets(self, tenant: str, name: str) -> list[str]:
         """The subsets in which a tenant has a Thing of that name."""

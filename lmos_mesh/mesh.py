@@ -12,19 +12,20 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from pydantic_core import to_json
 
-from lmos_mesh import codec, subjects
+from lmos_mesh import calls, codec, subjects
 from lmos_mesh.bus import ASK_AGAIN_S, RESTART_S, Bus, new_instance
 from lmos_mesh.errors import DeadlineExceeded, InstanceLost, MeshError, NobodyAnswers, StreamBroken
-from lmos_mesh.messages import CONVERSE, Answer, Converse, FoundThing
+from lmos_mesh.messages import CONVERSE, GET_THING, Answer, Converse, FoundThing, GetThing
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.reply_stream import Frame, Patience, ReplyStream
-from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED
+from lmos_mesh.transport import Packet
 from lmos_mesh.watching import ChangeFeed, Watch, find, question
 
 _TRIES = 5
@@ -32,24 +33,30 @@ _WATCHED = 10_000
 
 
 class Mesh:
-    """A program's or an agent's way into its tenant of a mesh."""
+    """A program's or an agent's way into a tenant of a mesh.
 
-    def __init__(self, bus: Bus) -> None:
+    Attributes:
+        tenant: Whose part of the mesh this is; the bus's own tenant unless another one is given.
+    """
+
+    def __init__(self, bus: Bus, *, tenant: str | None = None) -> None:
         self.bus = bus
+        self.tenant = tenant or bus.tenant
         self._channel = ""
-        self._feed = ChangeFeed(bus)
+        self._feeds: dict[str, ChangeFeed] = {}
         self._watches: set[Watch] = set()
         self._closed = False
 
-    def part(self, *, channel: str = "") -> "Mesh":
+    def part(self, *, channel: str = "", tenant: str | None = None) -> "Mesh":
         """The same way in, whose watches end by themselves when this part is closed.
 
         Args:
             channel: Where this part asks unless told otherwise.
+            tenant: Whose part of the mesh it sees; by default that of the whole.
         """
-        part = Mesh(self.bus)
+        part = Mesh(self.bus, tenant=tenant or self.tenant)
         part._channel = channel
-        part._feed = self._feed
+        part._feeds = self._feeds
         return part
 
     def close(self) -> None:
@@ -119,7 +126,9 @@ class Mesh:
             agent = agent.name
         if self._channel:
             more.setdefault("channel", self._channel)
-        return converse(self.bus, Converse(message=message, agent=agent, **more))
+        return converse(
+            self.bus, Converse(message=message, agent=agent, **more), tenant=self.tenant
+        )
 
     async def find(
         self,
@@ -158,7 +167,7 @@ class Mesh:
                 **more,
             },
         )
-        return (await find(self.bus, wanted)).things
+        return (await find(self.bus, wanted, tenant=self.tenant)).things
 
     def watch(
         self,
@@ -194,7 +203,10 @@ class Mesh:
                 **more,
             },
         )
-        watch = Watch(self.bus, self._feed, wanted, self._watches)
+        feed = self._feeds.get(self.tenant)
+        if feed is None:
+            feed = self._feeds[self.tenant] = ChangeFeed(self.bus, tenant=self.tenant)
+        watch = Watch(self.bus, feed, wanted, self._watches)
         if self._closed:
             watch.close()
         return watch
@@ -215,40 +227,89 @@ class Mesh:
             InvalidMessage: The input does not fit the action's schema.
             MeshError: What the agent refused with.
         """
-        name, subset = _whose(agent, subset)
-        subject = subjects.agent_invoke(self.bus.tenant, name, subset, capability)
         payload = codec.encode_value(dict(given or {}))
-        return codec.decode_value(
-            (await self.bus.request(subject, payload, timeout_s=timeout_s)).payload
+        packet = await self._ask_agent(
+            agent,
+            subset,
+            lambda tenant, name, subset: subjects.agent_invoke(tenant, name, subset, capability),
+            payload,
+            timeout_s=timeout_s,
         )
+        return codec.decode_value(packet.payload)
 
     async def read(
         self, agent: str | FoundThing, name: str, *, subset: str = DEFAULT_SUBSET
     ) -> Any:
         """The value of an agent's property; otherwise as `invoke`."""
-        whose, subset = _whose(agent, subset)
-        subject = subjects.agent_property(self.bus.tenant, whose, subset, name, "read")
-        return json.loads((await self.bus.request(subject, b"")).payload)
+        packet = await self._ask_agent(
+            agent,
+            subset,
+            lambda tenant, whose, subset: subjects.agent_property(
+                tenant, whose, subset, name, "read"
+            ),
+            b"",
+        )
+        return json.loads(packet.payload)
 
     async def write(
         self, agent: str | FoundThing, name: str, value: Any, *, subset: str = DEFAULT_SUBSET
     ) -> None:
         """Give an agent's property a value; otherwise as `invoke`."""
-        whose, subset = _whose(agent, subset)
-        subject = subjects.agent_property(self.bus.tenant, whose, subset, name, "write")
-        await self.bus.request(subject, to_json(value))
+        await self._ask_agent(
+            agent,
+            subset,
+            lambda tenant, whose, subset: subjects.agent_property(
+                tenant, whose, subset, name, "write"
+            ),
+            to_json(value),
+        )
+
+    async def _ask_agent(
+        self,
+        agent: str | FoundThing,
+        subset: str,
+        subject_of: Callable[[str, str, str], str],
+        payload: bytes,
+        *,
+        timeout_s: float | None = None,
+    ) -> Packet:
+        """Ask an agent of the tenant, or the one of tenant `shared` that is meant."""
+        tenant, name, subset = self._whose(agent, subset)
+        try:
+            return await self._ask_at(subject_of(tenant, name, subset), payload, timeout_s)
+        except NobodyAnswers:
+            if tenant != self.tenant or not await self._means_shared(name, subset):
+                raise
+        return await self._ask_at(subject_of(SHARED, name, subset), payload, timeout_s)
+
+    async def _ask_at(self, subject: str, payload: bytes, timeout_s: float | None) -> Packet:
+        headers = calls.tenant_headers(subject, self.tenant)
+        return await self.bus.request(subject, payload, headers=headers, timeout_s=timeout_s)
+
+    async def _means_shared(self, name: str, subset: str) -> bool:
+        """Whether the tenant means the shared agent by a name: it has none of its own."""
+        if self.tenant == SHARED:
+            return False
+        try:
+            wanted = GetThing(name=name, subset=subset)
+            return (await self.bus.call(GET_THING, wanted, tenant=self.tenant)).tenant == SHARED
+        except MeshError:
+            return False  # that nobody answers is what there is to say
+
+    def _whose(self, agent: str | FoundThing, subset: str) -> tuple[str, str, str]:
+        if not isinstance(agent, FoundThing):
+            return self.tenant, agent, subset
+        _refuse_elsewhere(agent)
+        return SHARED if agent.tenant == SHARED else self.tenant, agent.name, agent.subset
 
 
-def _whose(agent: str | FoundThing, subset: str) -> tuple[str, str]:
-    if not isinstance(agent, FoundThing):
-        return agent, subset
+def _refuse_elsewhere(agent: FoundThing) -> None:
     if agent.origin or (not agent.live and (agent.external or agent.kind == "thing")):
         where = f"of mesh {agent.origin!r}" if agent.origin else "no process of this mesh"
         raise NobodyAnswers(
             f"{agent.name!r} is {where} and is not reached over this bus",
             hint="the forms of its Description say how it is; `find(origin='')` leaves such out",
         )
-    return agent.name, agent.subset
 
 
 @asynccontextmanager

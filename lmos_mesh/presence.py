@@ -66,17 +66,25 @@ class Presence:
     """An agent's place on a mesh, while a process serves it.
 
     Attributes:
-        mesh: The agent's way to others.
+        mesh: The way to others, in the tenant of its process.
+        tenant: The tenant that it is served from; `shared`, if it serves others as well.
     """
 
     def __init__(
-        self, name: str, subset: str, events: "Sequence[AgentEvent[Any]]", bus: Bus
+        self,
+        name: str,
+        subset: str,
+        events: "Sequence[AgentEvent[Any]]",
+        bus: Bus,
+        *,
+        tenant: str | None = None,
     ) -> None:
+        self.tenant = tenant or bus.tenant
         self.mesh = Mesh(bus)
         self._name = name
         self._events = events
         self._bus = bus
-        self._source = id_of(Thing(name=name, tenant=bus.tenant, subset=subset))
+        self._source = id_of(Thing(name=name, tenant=self.tenant, subset=subset))
 
     async def emit(self, event: "AgentEvent[Any] | str", data: Any) -> None:
         """See `Agent.emit`."""
@@ -100,7 +108,7 @@ class Presence:
         telemetry.inject(headers)
         transport = self._bus.transport
         transport.publish(
-            subjects.event(self._bus.tenant, self._name, found.name),
+            subjects.event(self.tenant, self._name, found.name),
             b"" if said is None else told.body(),
             headers=headers,
         )

@@ -21,9 +21,6 @@ CHANNEL_LABEL = "channel"
 SUBSET_LABEL = "subset"
 VERSION_LABEL = "version"
 
-SHARED = "shared"
-"""The tenant whose agents, and what it declares of agents, are for those that they support."""
-
 Strategy = Literal["HIGHEST", "MOST_SIMILAR"]
 
 

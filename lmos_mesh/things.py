@@ -23,6 +23,9 @@ from lmos_mesh.semver import BadVersion, Range, Version
 DEFAULT_TENANT = "demo"
 DEFAULT_SUBSET = "stable"
 DEFAULT_VERSION = "1.0.0"
+SHARED = "shared"
+"""The tenant whose agents, and what it declares of agents, are for those that they support."""
+
 ANY_CHANNEL = "*"
 KINDS = ("agent", "tool", "thing")
 
@@ -127,7 +130,7 @@ class Thing(Message):
         tenant: Who it is for.
         subset: Its release line, e.g. `stable` or `canary`.
         supported_channels: The ways in that it serves; `*` is all of them.
-        supported_tenants: Whom it serves besides; none means no restriction.
+        supported_tenants: Of an agent of tenant `shared`, whom it serves; none means anybody.
         external: It is no process of this mesh: it speaks for itself, in its own protocol.
         links: As in its Description: objects with `href`, `rel`, `type`, …
         terms: The members of its Description that do not follow from the rest of the record.
@@ -167,6 +170,16 @@ class Thing(Message):
     def serves(self, channel: str) -> bool:
         """Whether it may be reached through a channel; without any it serves none."""
         return ANY_CHANNEL in self.supported_channels or channel in self.supported_channels
+
+    def supports(self, tenant: str) -> bool:
+        """Whether it is for a tenant: its own, or as an agent of `shared` one that it names.
+
+        A shared one that names none is for anybody.
+        """
+        if tenant == self.tenant:
+            return True
+        named = self.supported_tenants
+        return self.tenant == SHARED and self.kind == "agent" and (not named or tenant in named)
 
     def matching(self, wanted: str, version_range: str | None = None) -> tuple[Capability, ...]:
         """Its capabilities of that id or name, in a version of the range.

@@ -18,6 +18,7 @@ from lmos_mesh import calls, codec, subjects
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.errors import InvalidMessage, MeshError
 from lmos_mesh.messages import FIND_THINGS, FindThings, FoundThing, ThingsFound
+from lmos_mesh.things import SHARED
 from lmos_mesh.transport import Packet, Subscription, change_of
 
 GATHER_S = 0.02
@@ -80,6 +81,7 @@ async def find(
     bus: Bus,
     wanted: FindThings,
     *,
+    tenant: str | None = None,
     nobody_s: float = RESTART_S,
     timeout_s: float | None = None,
 ) -> ThingsFound:
@@ -89,12 +91,18 @@ async def find(
         InvalidMessage: The question cannot be understood.
         Unavailable: No registry answers.
     """
-    found = await bus.call(FIND_THINGS, wanted, nobody_s=nobody_s, timeout_s=timeout_s)
+    found = await bus.call(
+        FIND_THINGS, wanted, tenant=tenant, nobody_s=nobody_s, timeout_s=timeout_s
+    )
     things, following = list(found.things), found.next
     while following is not None and len(things) < wanted.limit:
         update = {"offset": following, "limit": wanted.limit - len(things)}
         page = await bus.call(
-            FIND_THINGS, wanted.model_copy(update=update), nobody_s=nobody_s, timeout_s=timeout_s
+            FIND_THINGS,
+            wanted.model_copy(update=update),
+            tenant=tenant,
+            nobody_s=nobody_s,
+            timeout_s=timeout_s,
         )
         if not page.things:
             break
@@ -155,11 +163,13 @@ class ChangeFeed:
     It is subscribed while somebody listens. Renewals of leases change nothing.
 
     Attributes:
+        tenant: Whose changes it tells; those of tenant `shared`, which may be its own, too.
         revision: The latest change of the registry that it has heard of.
         regained: When a lost bus came back, in `time.monotonic` seconds; 0 for never.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, tenant: str | None = None) -> None:
+        self.tenant = tenant or bus.tenant
         self.revision = 0
         self.regained = 0.0
         self._bus = bus
@@ -196,16 +206,17 @@ class ChangeFeed:
             transport.on_reconnect(self._on_reconnect)
         self._served.clear()
         self._began = time.time()
-        tenant = subjects.escape(self._bus.tenant)
+        tenants = {subjects.escape(self.tenant), SHARED}
         subscribed: list[Subscription] = []
         try:
-            for kind, on_packet in (
-                ("registry.>", self._on_entry),
-                ("lease.*", self._on_lease),
-            ):
-                subscribed.append(
-                    await transport.subscribe(f"lmos.{tenant}.changed.{kind}", on_packet)
-                )
+            for tenant in sorted(tenants):
+                for kind, on_packet in (
+                    ("registry.>", self._on_entry),
+                    ("lease.*", self._on_lease),
+                ):
+                    subscribed.append(
+                        await transport.subscribe(f"lmos.{tenant}.changed.{kind}", on_packet)
+                    )
         except BaseException:
             self._bus.spawn(_unsubscribe(subscribed), name="unsubscribe")
             raise
@@ -312,7 +323,7 @@ class Watch:
         self._running.add(self)
         try:
             await self._feed.listen(self._news.set)
-            self._take(await find(self._bus, self._wanted))
+            self._take(await find(self._bus, self._wanted, tenant=self._feed.tenant))
         except BaseException:
             self._begun = False
             self._running.discard(self)
@@ -333,7 +344,13 @@ class Watch:
         self._look_by = 0.0
         heard, began = self._feed.revision, time.monotonic()
         try:
-            found = await find(self._bus, self._wanted, nobody_s=0.0, timeout_s=_FIND_S)
+            found = await find(
+                self._bus,
+                self._wanted,
+                tenant=self._feed.tenant,
+                nobody_s=0.0,
+                timeout_s=_FIND_S,
+            )
         except MeshError as error:
             self._news.set()
             if not error.retryable or _out_of_time():

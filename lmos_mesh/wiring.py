@@ -24,7 +24,7 @@ class Wiring:
     Attributes:
         resolved: Whether there is a Routing; without one nobody may be asked.
         agents: The ids and names of the capabilities that each agent provides here.
-        fallback: Who answers what nobody else can.
+        fallback: Who answers what nobody else can, by name: see `Membership.meant`.
         router: How the channel's messages find their agent.
         settings: What the channel's agents are told.
     """
@@ -45,13 +45,19 @@ class Wiring:
 
     def admits(self, key: ThingKey) -> bool:
         """Whether an agent may be asked here at all."""
-        return key in self.agents or key == self.fallback
+        return key in self.agents or self.falls_back_on(key)
+
+    def falls_back_on(self, key: ThingKey) -> bool:
+        """Whether it answers what nobody else can."""
+        return self.fallback is not None and key[1:] == self.fallback[1:]
 
     def narrowed(self, thing: Thing, key: ThingKey) -> Thing:
         """An agent with none but the capabilities that it may be asked for here."""
         wired = self.agents.get(key)
         if wired is None:
-            return thing if key == self.fallback else thing.model_copy(update={"capabilities": ()})
+            return (
+                thing if self.falls_back_on(key) else thing.model_copy(update={"capabilities": ()})
+            )
         kept = tuple(one for one in thing.capabilities if not wired.isdisjoint((one.id, one.name)))
         if len(kept) == len(thing.capabilities):
             return thing

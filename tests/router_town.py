@@ -19,9 +19,14 @@ TENANT = "demo"
 READY_S = 10.0
 
 
+def instance_of(name: str, subset: str, tenant: str) -> str:
+    """The id of an agent's instance, which nobody else has in any tenant."""
+    return f"i-{name}-{subset}" + (f"-{tenant}" if tenant != TENANT else "")
+
+
 @dataclass
 class Town:
-    """The agents of a tenant."""
+    """The agents of a tenant, and of others where they are told so."""
 
     bus: Bus
 
@@ -32,23 +37,25 @@ class Town:
             served = Served(
                 name=thing.name, subset=thing.subset, concurrency=4, in_flight=in_flight
             )
-            lease = Lease(instance=f"i-{thing.name}-{thing.subset}", things=(served,))
+            instance = instance_of(thing.name, thing.subset, thing.tenant)
+            lease = Lease(instance=instance, things=(served,))
             await self.bus.transport.key_value(LEASES).put(
-                subjects.key(TENANT, lease.instance), lease.model_dump_json().encode()
+                subjects.key(thing.tenant, lease.instance), lease.model_dump_json().encode()
             )
         await self.bus.transport.key_value(REGISTRY).put(
-            subjects.key(TENANT, thing.name, thing.subset), json.dumps(describe(thing)).encode()
+            subjects.key(thing.tenant, thing.name, thing.subset),
+            json.dumps(describe(thing)).encode(),
         )
 
-    async def die(self, name: str, subset: str = "stable") -> None:
+    async def die(self, name: str, subset: str = "stable", tenant: str = TENANT) -> None:
         """Its instance is gone."""
         await self.bus.transport.key_value(LEASES).delete(
-            subjects.key(TENANT, f"i-{name}-{subset}")
+            subjects.key(tenant, instance_of(name, subset, tenant))
         )
 
-    async def leave(self, name: str, subset: str = "stable") -> None:
+    async def leave(self, name: str, subset: str = "stable", tenant: str = TENANT) -> None:
         """It is registered no longer."""
-        await self.bus.transport.key_value(REGISTRY).delete(subjects.key(TENANT, name, subset))
+        await self.bus.transport.key_value(REGISTRY).delete(subjects.key(tenant, name, subset))
 
 
 @asynccontextmanager

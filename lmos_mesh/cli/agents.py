@@ -30,7 +30,7 @@ from lmos_mesh.messages import (
     GetThing,
     History,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 _USUAL_URL = "http://127.0.0.1:8420"
@@ -162,10 +162,11 @@ async def _watch(*, everyone: bool, mesh: str | None) -> None:
     seen: set[tuple[str, str]] = set()
     async with connected(mesh) as bus:
         changed = asyncio.Event()
-        for kind in ("registry.*.*", "lease.*"):
-            await bus.transport.subscribe(
-                f"lmos.{subjects.escape(bus.tenant)}.changed.{kind}", lambda _: changed.set()
-            )
+        for tenant in {subjects.escape(bus.tenant), SHARED}:
+            for kind in ("registry.*.*", "lease.*"):
+                await bus.transport.subscribe(
+                    f"lmos.{tenant}.changed.{kind}", lambda _: changed.set()
+                )
         with Live(console=out(), auto_refresh=False, transient=False) as live:
             while True:
                 try:
@@ -201,12 +202,15 @@ def table_of(found: Sequence[FoundThing], *, hidden: Sequence[FoundThing] = ()) 
     origins = any(map(untold_origin, found))
     longest = max(len(one.title or one.name) for one in found)
     whole = None if origins else min(longest, _WHOLE_NAME)
+    shared = any(one.tenant == SHARED for one in found)
     table.add_column("agent", overflow="fold", min_width=whole)
     table.add_column("version")
     table.add_column("subset")
     table.add_column("capability", overflow="fold")
     table.add_column("instances", justify="right", no_wrap=True)
     table.add_column("calls", justify="right", no_wrap=True)
+    if shared:
+        table.add_column("tenant", overflow="fold")
     if origins:
         table.add_column("origin", overflow="fold")
     table.add_column("health", no_wrap=True)
@@ -218,6 +222,7 @@ def table_of(found: Sequence[FoundThing], *, hidden: Sequence[FoundThing] = ()) 
             named(one),
             str(len(one.instances)),
             str(sum(instance.in_flight for instance in one.instances)),
+            *([one.tenant] if shared else []),
             *([untold_origin(one)] if origins else []),
             health_of(one),
             style="" if one.live else "dim",

@@ -434,9 +434,11 @@ async def _found(bus: Bus, thing: Thing, tenant: str) -> FoundThing | None:
     """What is there now; None if there is nothing."""
     try:
         wanted = GetThing(name=thing.name, subset=thing.subset)
-        return await bus.call(GET_THING, wanted, tenant=tenant, nobody_s=RESTART_S)
+        found = await bus.call(GET_THING, wanted, tenant=tenant, nobody_s=RESTART_S)
     except NotFound:
         return None
+    # A shared one of that name stays, and is hidden by what is applied.
+    return found if found.tenant == tenant else None
 
 
 # -- on the screen --

@@ -20,6 +20,7 @@ from lmos_mesh.cli.screen import either, err, out
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.mesh_state import MeshRecord, running_meshes
 from lmos_mesh.settings import Settings, load_settings
+from lmos_mesh.things import SHARED
 
 _DEBOUNCE_MS = 200
 _STEP_MS = 50
@@ -201,13 +202,17 @@ class _Screen:
         for agent in file.agents:
             subset = "" if agent["subset"] == "stable" else f" ({agent['subset']})"
             can = either(agent["capabilities"], "nothing yet")
+            home = ""
+            if agent.get("tenant") == SHARED:
+                whom = either(agent.get("tenants") or (), "any tenant")
+                home = f"\n  from tenant {SHARED}, for {whom}"
             out().print(
                 Text.assemble(
                     ("✓ ", "green"),
                     (f"{agent['name']} {agent['version']}{subset}{times}", "bold"),
                     f" serves on {self._where}",
                     (f"  {took_s:.1f} s", "dim"),
-                    (f"\n  {can}", "dim"),
+                    (f"\n  {can}{home}", "dim"),
                 )
             )
 

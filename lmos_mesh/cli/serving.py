@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MeshError as exc:
         tell({"error": str(exc)})
         sys.exit(str(exc) if given.report_fd is None else 1)
-    tell({"agents": [_shown(agent) for agent in agents], "files": local_files(given.file)})
+    own = load_settings(AgentSettings).tenant
+    tell({"agents": [_shown(agent, own) for agent in agents], "files": local_files(given.file)})
     run_service(given.file.stem, AgentSettings, lambda settings: _Reporting(agents, settings, tell))
 
 
@@ -158,11 +159,14 @@ def _lines_of(file: Path, exc: BaseException) -> list[traceback.FrameSummary]:
     ]
 
 
-def _shown(agent: Agent) -> dict[str, Any]:
+def _shown(agent: Agent, tenant: str) -> dict[str, Any]:
+    thing = agent.thing(tenant)
     return {
         "name": agent.name,
         "version": agent.version,
         "subset": agent.subset,
+        "tenant": thing["tenant"],
+        "tenants": thing["supported_tenants"],
         "capabilities": [action.capability.name for action in agent.actions],
     }
 

@@ -1,8 +1,14 @@
 """One agent at a time: who it is, in each vocabulary, and everything that can be done with it."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Annotated, Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    suppress,
+)
+from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from fastapi import FastAPI, Path
@@ -22,8 +28,8 @@ from lmos_mesh.errors import (
 )
 from lmos_mesh.messages import GET_THING, FoundThing, GetThing
 from lmos_mesh.projections import agent_card, agent_json, capabilities_json
-from lmos_mesh.reply_stream import Frame
-from lmos_mesh.things import DEFAULT_SUBSET, OUR_IDS, Thing
+from lmos_mesh.reply_stream import Frame, ReplyStream
+from lmos_mesh.things import DEFAULT_SUBSET, OUR_IDS, SHARED, Thing
 from lmos_mesh_http import sse
 from lmos_mesh_http.asking import Asker
 from lmos_mesh_http.bodies import read_value
@@ -36,6 +42,8 @@ from lmos_mesh_http.parameters import acceptable
 from lmos_mesh_http.places import Places
 from lmos_mesh_http.replies import AnswerAsItComes, Frames, WholeAnswer
 from lmos_mesh_http.tenants import Tenant
+
+ResultT = TypeVar("ResultT")
 
 _TAGS: list[Any] = ["Agents"]
 _ROOT = "/agents/"
@@ -202,7 +210,8 @@ class AgentRoutes:
         description = found.description or {}
         if document == "wot":
             return Response(to_json(description), media_type=media_type)
-        thing = thing_of(description, tenant=tenant or self._asker.bus.tenant, trusted=True)
+        whose = found.tenant or tenant or self._asker.bus.tenant
+        thing = thing_of(description, tenant=whose, trusted=True)
         return Response(
             to_json(self._projected(request, thing, document)),
             headers={"vary": "host"},
@@ -232,15 +241,18 @@ class AgentRoutes:
         given = await read_value(request, limit=self._body_limit)
         # As msgpack, so that the answer is: a bare number or text in JSON could be mistaken for it.
         payload = codec.encode_value({} if given is None else given)
-        subject = subjects.agent_invoke(where, agent, subset, action)
 
         @asynccontextmanager
         async def opened() -> AsyncGenerator[Frames]:
-            try:
-                async with self._asker.invoke(request, subject, payload) as stream:
-                    yield stream
-            except NobodyAnswers as error:
-                raise await self._why_nobody(request, where, agent, subset, error) from None
+            async with AsyncExitStack() as stack:
+
+                async def begun(home: str) -> Frames:
+                    subject = subjects.agent_invoke(home, agent, subset, action)
+                    asking = self._asker.invoke(request, subject, payload, tenant=where)
+                    stream = await stack.enter_async_context(asking)
+                    return _Begun(await anext(stream), stream)
+
+                yield await self._at_home(request, where, agent, subset, begun)
 
         if sse.MEDIA_TYPE in request.headers.get("accept", ""):
             return AnswerAsItComes(
@@ -289,11 +301,12 @@ class AgentRoutes:
         payload: bytes,
     ) -> Any:
         where = tenant or self._asker.bus.tenant
-        subject = subjects.agent_property(where, agent, subset, property, operation)
-        try:
-            return await self._asker.ask(request, subject, payload)
-        except NobodyAnswers as error:
-            raise await self._why_nobody(request, where, agent, subset, error) from None
+
+        async def asked(home: str) -> Any:
+            subject = subjects.agent_property(home, agent, subset, property, operation)
+            return await self._asker.ask(request, subject, payload, tenant=where)
+
+        return await self._at_home(request, where, agent, subset, asked)
 
     async def event(
         self,
@@ -312,7 +325,7 @@ class AgentRoutes:
                 f"{agent!r} ({subset}) has no event {event!r}",
                 hint=f"it has {', '.join(known)}" if known else "it has none",
             )
-        where = tenant or self._asker.bus.tenant
+        where = found.tenant or tenant or self._asker.bus.tenant
         subject = subjects.event(where, agent, event)
         source = id_of(Thing(name=agent, tenant=where, subset=subset))
 
@@ -343,22 +356,61 @@ class AgentRoutes:
             GetThing(name=agent, subset=subset),
         )
 
-    async def _why_nobody(
-        self, request: Request, tenant: str, agent: str, subset: str, error: MeshError
-    ) -> MeshError:
-        """Whether there is no such agent, or it is not there just now."""
+    async def _at_home(
+        self,
+        request: Request,
+        tenant: str,
+        agent: str,
+        subset: str,
+        ask: Callable[[str], Awaitable[ResultT]],
+    ) -> ResultT:
+        """Ask a tenant's own agent, or the one of tenant `shared` that it means.
+
+        Raises:
+            NotFound: There is none.
+            Unavailable: It is not there just now.
+        """
+        try:
+            return await ask(tenant)
+        except NobodyAnswers as error:
+            nobody = error
         try:
             found = await self._get(request, tenant, agent, subset)
-        except NotFound as unknown:
-            return unknown
+        except NotFound:
+            raise
         except MeshError:
-            return error
+            raise nobody from None
+        if found.tenant == SHARED != tenant:
+            with suppress(NobodyAnswers):
+                return await ask(SHARED)
+        raise self._why_nobody(found, agent, subset)
+
+    def _why_nobody(self, found: FoundThing, agent: str, subset: str) -> MeshError:
+        """Whether it never answers here, or is not there just now."""
         if found.external or found.origin or found.kind == "thing":
             return NotFound(
                 f"{agent!r} does not answer on this mesh",
                 hint="the forms of its Description say where it does",
             )
         return Unavailable(f"no instance of {agent!r} ({subset}) is there", hint="ask again")
+
+
+class _Begun:
+    """An answer whose first frame has come: it is known who answers."""
+
+    def __init__(self, first: Frame, rest: ReplyStream) -> None:
+        self._first = first
+        self._rest = rest
+
+    @property
+    def waiting(self) -> int:
+        """See `Frames.waiting`."""
+        return self._rest.waiting
+
+    async def __aiter__(self) -> AsyncGenerator[Frame]:
+        yield self._first
+        async for frame in self._rest:
+            yield frame
 
 
 class ActionEvents:

@@ -9,6 +9,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from lmos_mesh.bus import RESTART_S, Bus
+from lmos_mesh.calls import tenant_headers
 from lmos_mesh.endpoint import Endpoint, Message
 from lmos_mesh.errors import MeshError, StreamBroken
 from lmos_mesh.mesh import TurnStream, converse
@@ -60,12 +61,13 @@ class Asker:
 
     @asynccontextmanager
     async def invoke(
-        self, request: Request, subject: str, payload: bytes
+        self, request: Request, subject: str, payload: bytes, *, tenant: str
     ) -> AsyncGenerator[ReplyStream]:
         """What is asked on a subject, in frames; leaving the block before the end calls it off."""
         await self.connected()
+        headers = {**trace_of(request), **tenant_headers(subject, tenant)}
         stream = await self.bus.open_stream(
-            subject, payload, headers=trace_of(request), patience=self._patience
+            subject, payload, headers=headers, patience=self._patience
         )
         self._running.add(stream)
         try:
@@ -74,14 +76,15 @@ class Asker:
             self._running.discard(stream)
             stream.close()
 
-    async def ask(self, request: Request, subject: str, payload: bytes) -> Any:
+    async def ask(self, request: Request, subject: str, payload: bytes, *, tenant: str) -> Any:
         """The JSON value that is answered on a subject; None for an empty answer.
 
         Raises:
             StreamBroken: It is no JSON.
         """
         await self.connected()
-        packet = await self.bus.request(subject, payload, headers=trace_of(request))
+        headers = {**trace_of(request), **tenant_headers(subject, tenant)}
+        packet = await self.bus.request(subject, payload, headers=headers)
         try:
             return from_json(packet.payload) if packet.payload else None
         except ValueError as exc:

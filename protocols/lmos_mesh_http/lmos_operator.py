@@ -163,7 +163,7 @@ def _open_metadata(tenant: str, channel: str, subset: str) -> dict[str, Any]:
 
 
 def _group(agent: FoundThing, tenant: str) -> dict[str, Any]:
-    host = host_of(ThingKey(tenant, agent.name, agent.subset))
+    host = host_of(ThingKey(agent.tenant or tenant, agent.name, agent.subset))
     return {
         "id": agent.name,
         "name": agent.name,
@@ -203,7 +203,9 @@ def routed_agents(
             group.name,
             group.subset,
         )
-        agent = there.get((key.name, key.subset)) if key.tenant == wiring.tenant else None
+        agent = there.get((key.name, key.subset))
+        if agent is not None and (agent.tenant or wiring.tenant) != key.tenant:
+            agent = None  # one that is called alike, of the tenant itself or shared
         if on_bus and agent is None:
             continue
         listed = ListedAgent(

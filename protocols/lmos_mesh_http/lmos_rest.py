@@ -305,12 +305,13 @@ def listed(thing: FoundThing) -> ListedAgent:
 
 def addressed(thing: FoundThing, tenant: str) -> AddressedAgent:
     """An agent as it is listed, with the subjects that invoke its capabilities."""
+    home = thing.tenant or tenant
     return AddressedAgent(
         **dict(listed(thing)),
         addresses=tuple(
             Address(
                 protocol="nats",
-                uri="nats:" + subjects.agent_invoke(tenant, thing.name, thing.subset, one.id),
+                uri="nats:" + subjects.agent_invoke(home, thing.name, thing.subset, one.id),
             )
             for one in thing.capabilities
         ),

@@ -527,7 +527,9 @@ class ThingRoutes:
         if (revision := conditions.revision) is not None:
             return revision
         try:
-            current = (await self._get(request, tenant, id)).revision
+            found = await self._get(request, tenant, id)
+            # A shared one is not what is replaced.
+            current = found.revision if found.tenant == self._of(tenant) else 0
         except NotFound:
             current = 0
         if not conditions.hold(current):

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
-from lmos_mesh.resources import SHARED, Agent, ProvidedCapability
-from lmos_mesh.things import ANY_CHANNEL, Capability, Thing
+from lmos_mesh.resources import Agent, ProvidedCapability
+from lmos_mesh.things import ANY_CHANNEL, SHARED, Capability, Thing
 from lmos_mesh.wiring import host_of
 from lmos_mesh_operator.resolving import Candidate, Offer, term
 
@@ -82,6 +82,8 @@ class Fleet:
             return None
         # Where it is declared too, what was declared counts instead of it, or no longer.
         namesakes = [self._declared[one] for one in self._declared_called.get(key.name, ())]
+        if (shared := self._things.get(key._replace(tenant=SHARED))) is not None:
+            namesakes.append(shared)  # a tenant's own hides it
         return Touched(
             tenant=None if key.tenant == SHARED else key.tenant,
             namespace=None,
@@ -136,7 +138,11 @@ class Fleet:
             things |= {key for key in called if key.tenant in (tenant, SHARED)}
             named = self._declared_called.get(name, _NO_AGENTS)
             declared |= {key for key in named if key.namespace == namespace}
-        found = [self._narrowed(key, tenant, namespace) for key in things]
+        found = [
+            self._narrowed(key, tenant, namespace)
+            for key in things
+            if key.tenant == tenant or key._replace(tenant=tenant) not in self._things
+        ]
         # What the registry says of an agent counts, also that it cannot do what was declared.
         found += [
             self._declared[key].candidate

@@ -8,7 +8,6 @@ from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey, key_of
 from lmos_mesh.resources import (
     DEFAULT_SUBSET,
-    SHARED,
     SUBSET_LABEL,
     TENANT_LABEL,
     Agent,
@@ -17,7 +16,7 @@ from lmos_mesh.resources import (
     ChannelRouting,
     Resource,
 )
-from lmos_mesh.things import Fault
+from lmos_mesh.things import SHARED, Fault
 from lmos_mesh.wrong_fields import told
 from lmos_mesh_operator.plans import plan_of
 

@@ -206,15 +206,23 @@ class Steering:
             ) from exc
 
     def _is_known(self, request: SteerAgent, tenant: str) -> bool:
-        key = ThingKey(tenant, request.agent, request.subset)
         membership = self._directory.membership
-        return membership.get(key) is not None or membership.live(key)
+        if membership.meant(tenant, request.agent, request.subset) is not None:
+            return True
+        return membership.live(ThingKey(tenant, request.agent, request.subset))
 
     def _not_there(self, request: SteerAgent, tenant: str) -> MeshError:
         """Why nobody can be told."""
         membership = self._directory.membership
         if self._is_known(request, tenant):
             key = ThingKey(tenant, request.agent, request.subset)
+            key = membership.meant(*key) or key
+            if key.tenant != tenant:
+                return Conflict(
+                    f"{named(request)} serves {tenant!r} from tenant {key.tenant!r}, and is told "
+                    f"to {request.action} only where it is run",
+                    hint=f"`--tenant {key.tenant}`, or the tenant in which `lmos run` has it",
+                )
             return Conflict(
                 f"nobody can be told to {request.action} {named(request)}: "
                 f"{by_themselves(membership.instances(key))}",

@@ -193,7 +193,7 @@ def search(membership: Membership, tenant: str, query: str, limit: int) -> tuple
     Raises:
         InvalidMessage: It is no JSONPath, or takes too long.
     """
-    things = sorted(membership.in_tenant(tenant), key=lambda one: one.id)
+    things = sorted(membership.for_tenant(tenant), key=lambda one: one.id)
     return jsonpaths.search(things, query, limit)
 
 
@@ -207,6 +207,7 @@ def shown(
     membership: Membership,
     *,
     whole: bool,
+    tenant: str | None = None,
     score: float | None = None,
     as_of: float = 0.0,
 ) -> FoundThing:
@@ -216,12 +217,13 @@ def shown(
         one: The entry.
         membership: Which instances it has, and through which adapters it is reached.
         whole: Whether with its Description.
+        tenant: Who asks, and through whose adapters it is reached; its own tenant by default.
         score: How well it fits the text that was looked for.
         as_of: Until when this is known to be true.
     """
     description = None
     if whole:
-        addresses = membership.addresses(one.key.tenant)
+        addresses = membership.addresses(tenant or one.key.tenant)
         description = reachable(one.description, one.thing, addresses)
     return FoundThing(
         **steady(one),

@@ -347,7 +347,10 @@ class Mirror:
 
     def _is_ours(self, id: str) -> bool:
         found = self._membership.looked_up(self._tenant, id=id)
-        return any(one.thing.origin != self._peer.origin for one in found)
+        return any(
+            one.key.tenant == self._tenant and one.thing.origin != self._peer.origin
+            for one in found
+        )
 
     async def _put(self, key: ThingKey, description: Mapping[str, Any]) -> None:
         held = await self._entries.get(key)

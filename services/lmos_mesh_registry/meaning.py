@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.errors import DeadlineExceeded, MeshError
 from lmos_mesh.membership import Membership, ThingKey
 from lmos_mesh.messages import EMBED, Embed, Embedded
-from lmos_mesh.things import Capability, Thing
+from lmos_mesh.things import SHARED, Capability, Thing
 from lmos_mesh_registry.catalog import Scores
 
 if TYPE_CHECKING:
@@ -192,6 +192,32 @@ class Compared(Scores):
             taken = min(len(rows), taken * 4)
 
 
+class Together(Scores):
+    """What is near of a tenant's own Things and of those that others share with it.
+
+    Args:
+        several: What is near of each.
+        is_meant: Whether the tenant means a Thing at all.
+    """
+
+    def __init__(self, several: Sequence[Compared], is_meant: Callable[[ThingKey], bool]) -> None:
+        pending = [key for one in several for key in one.pending if is_meant(key)]
+        super().__init__({}, pending=pending, total=sum(one.total for one in several))
+        self._several = several
+        self._is_meant = is_meant
+
+    def nearest(
+        self, count: int | None = None, among: Collection[ThingKey] | None = None
+    ) -> dict[ThingKey, float]:
+        """See `Scores.nearest`."""
+        near: dict[ThingKey, float] = {}
+        for one in self._several:
+            # Those that are for somebody else leave room for more.
+            found = one.nearest(None if among is None else count, among)
+            near |= {key: found[key] for key in found if self._is_meant(key)}
+        return Scores(near).nearest(count)
+
+
 class _Tenant:
     """The meanings of one tenant's Things. Things that say the same share a vector."""
 
@@ -266,14 +292,19 @@ class Meanings:
         embedded = await self._asked(text)
         if embedded is None:
             return None
-        known = self._tenants.get(tenant)
-        if known is None or not len(known.matrix):
+        places = (tenant,) if tenant == SHARED else (tenant, SHARED)
+        known = [one for name in places if (one := self._tenants.get(name)) is not None]
+        if not any(len(one.matrix) for one in known):
             self.note = _NOTHING_YET
             return None
         import numpy as np
 
         self.note = ""
-        return Compared(np.asarray(embedded.vectors[0], np.float32), known)
+        vector = np.asarray(embedded.vectors[0], np.float32)
+        compared = [Compared(vector, one) for one in known]
+        if self._tenants.get(SHARED) is not known[-1] or tenant == SHARED:
+            return compared[0]
+        return Together(compared, lambda key: self._membership.is_meant(tenant, key))
 
     # -- what is to be known --
 

@@ -235,6 +235,8 @@ class Registry:
 
     def _refuse_taken(self, key: ThingKey, id: str, before: int | None = None) -> None:
         for other in self._membership.looked_up(key.tenant, id=id):
+            if other.key.tenant != key.tenant:
+                continue  # a shared one, which this hides or stands beside
             if other.thing.origin and key.name != id:
                 continue  # a mirror of another mesh's gives way
             if other.key != key and (before is None or other.revision < before):
@@ -269,7 +271,7 @@ class Registry:
             ThingNotFound: There is none of that name or id.
             Conflict: It is not at the revision that is known, or belongs to another mesh.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id)
+        key = self._key(call.tenant, request.name, request.subset, request.id, own=True)
         for _ in range(_TRIES):
             held = await self._entries.get(key)
             if held is None:
@@ -312,7 +314,7 @@ class Registry:
             entered = await self._earlier(key, request.revision)
         if entered is None:
             raise self._unknown(key, request.id)
-        return shown(entered, self._membership, whole=True, as_of=as_of)
+        return shown(entered, self._membership, whole=True, tenant=call.tenant, as_of=as_of)
 
     async def _earlier(self, key: ThingKey, revision: int) -> Entered:
         kept = await self._entries.history(key)
@@ -360,7 +362,13 @@ class Registry:
 
         def told_sizes() -> Iterator[int]:
             for one, score in found.entries:
-                thing = shown(one, membership, whole=request.descriptions, score=score)
+                thing = shown(
+                    one,
+                    membership,
+                    whole=request.descriptions,
+                    tenant=call.tenant,
+                    score=score,
+                )
                 told.append(thing)
                 yield len(thing.model_dump_json())
 
@@ -413,8 +421,8 @@ class Registry:
             as_of=self._directory.as_of,
         )
 
-    def _key(self, tenant: str, name: str, subset: str, id: str) -> ThingKey:
-        """What is asked for.
+    def _key(self, tenant: str, name: str, subset: str, id: str, *, own: bool = False) -> ThingKey:
+        """What is asked for: the tenant's own, or, unless that is said, a shared one it means.
 
         Raises:
             InvalidMessage: It is named in no way or in two, or in one that no Thing is.
@@ -423,8 +431,12 @@ class Registry:
             raise InvalidMessage("give either `name` or `id`", field="/name")
         if name:
             key = ThingKey(tenant, name, subset)
+            if not own:
+                key = self._membership.meant(*key) or key
         else:
             entered = self._membership.by_id(tenant, id)
+            if entered is not None and own and entered.key.tenant != tenant:
+                entered = None
             key = entered.key if entered is not None else key_of_id(tenant, id)
         if len(subjects.key(*key)) > _KEY_BYTES:
             field = "/name" if name else "/id"

@@ -133,7 +133,9 @@ class Decider:
         return decision.model_copy(update={"time_ms": {**decision.time_ms, "total": _ms(began)}})
 
     def _find(self, key: ThingKey) -> Thing | None:
-        entered = self._membership.get(key)
+        """Whom the tenant of a key means by it."""
+        meant = self._membership.meant(*key)
+        entered = self._membership.get(meant) if meant is not None else None
         return entered.thing if entered else None
 
     def _finder(self, request: Decide, tenant: str) -> Find:
@@ -141,16 +143,28 @@ class Decider:
         wiring = self._index.wiring(tenant, request.channel, request.subset)
         if wiring is None:
             return self._find
-        return lambda key: wiring.narrowed(one, key) if (one := self._find(key)) else None
+
+        def find(key: ThingKey) -> Thing | None:
+            one = self._find(key)
+            if one is None:
+                return None
+            return wiring.narrowed(one, ThingKey(one.tenant, one.name, one.subset))
+
+        return find
 
     def _or_fallback(self, decision: Decision, request: Decide, tenant: str) -> Decision:
         """The decision, or where nobody is sure, who answers then on the channel."""
         wiring = self._index.wiring(tenant, request.channel, request.subset)
         if wiring is None or wiring.fallback is None or decision.outcome in ("routed", "several"):
             return decision
-        key = wiring.fallback
-        thing = self._find(key)
-        if thing is None or not self._membership.live(key) or not thing.serves(request.channel):
+        key = self._membership.meant(*wiring.fallback)
+        thing = self._find(key) if key is not None else None
+        if (
+            key is None
+            or thing is None
+            or not self._membership.live(key)
+            or not thing.serves(request.channel)
+        ):
             return decision
         return fallen_back(decision, key, wiring.narrowed(thing, key))
 
@@ -170,10 +184,11 @@ class Decider:
     async def _named(
         self, request: Decide, name: str, tenant: str, wiring: Wiring | None
     ) -> Decision:
-        key = ThingKey(tenant, name, request.subset)
-        thing = self._find(key)
-        if thing is None or not self._membership.live(key):
-            raise self._missing(key, registered=thing is not None)
+        key = self._membership.meant(tenant, name, request.subset)
+        thing = self._find(key) if key is not None else None
+        if key is None or thing is None or not self._membership.live(key):
+            wanted = ThingKey(tenant, name, request.subset)
+            raise self._missing(wanted, registered=thing is not None)
         if wiring is not None:
             if not wiring.admits(key) or not thing.serves(request.channel):
                 raise not_in(wiring, name)
@@ -235,7 +250,7 @@ class Decider:
         earlier, both = await self._index.queries([before, text])
         view = self._view(request, question.call.tenant)
         if name := agent_before(request.history):
-            key = ThingKey(question.call.tenant, name, request.subset)
+            key = self._membership.meant(question.call.tenant, name, request.subset)
         else:
             first = view.rank(earlier)
             if not first.ranked or not first.in_scope:

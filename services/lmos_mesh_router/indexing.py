@@ -9,7 +9,7 @@ when it is quiet, what was learned from all of it.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lmos_mesh.directory import Directory
 from lmos_mesh.membership import Membership, ThingKey
-from lmos_mesh.things import Thing
+from lmos_mesh.things import SHARED, Thing
 from lmos_mesh.wiring import Wiring, Wirings
 from lmos_mesh_router.embedding import BATCH, Embedder, Vector
 from lmos_mesh_router.evidence import (
@@ -38,7 +38,7 @@ from lmos_mesh_router.nearest import Frozen, available
 from lmos_mesh_router.pending import LAST_STAGE, Pending
 from lmos_mesh_router.progress import Progress
 from lmos_mesh_router.ranking import Learned
-from lmos_mesh_router.tenant import Tenant
+from lmos_mesh_router.tenant import Place, Tenant
 from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
 from lmos_mesh_router.view import View, wired
 
@@ -113,9 +113,12 @@ class Index:
         Of a closed channel those of its Routing, with the capabilities that are wired there.
         """
         state = self._tenants.get(tenant)
+        if state is None or not state.begun:
+            # It has no agents of its own yet.
+            state = self._tenants.get(SHARED)
         if state is None:
             return View(self._nothing, np.zeros(0, np.bool_))
-        place = (channel, subset)
+        place = (tenant, channel, subset)
         view = state.views.get(place)
         if view is None:
             matrix = state.learned.matrix
@@ -123,46 +126,47 @@ class Index:
             if wiring is None:
                 mask = matrix.mask(self._allowed(state, place))
             else:
-                mask = self._wired_mask(matrix, wiring)
+                mask = self._wired_mask(tenant, matrix, wiring)
             if len(state.views) >= _MOST_VIEWS:
                 state.views.clear()
             view = state.views[place] = View(state.learned, mask)
         return view
 
-    def _allowed(self, state: Tenant, place: tuple[str, str]) -> set[ThingKey]:
+    def _allowed(self, state: Tenant, place: Place) -> set[ThingKey]:
         """Who may be chosen on an open channel."""
         allowed = state.allowed.get(place)
         if allowed is None:
             if len(state.allowed) >= _MOST_VIEWS:
                 state.allowed.clear()
             agents = state.learned.matrix.agents
-            allowed = {key for key in agents if self._eligible(key, *place)}
+            allowed = {key for key in agents if self._eligible(*place, key)}
             state.allowed[place] = allowed
         return allowed
 
     def _look_again(self, state: Tenant, key: ThingKey) -> None:
         """Whether an agent may be chosen, wherever somebody asked."""
         state.views.clear()
-        for (channel, subset), allowed in state.allowed.items():
-            if self._eligible(key, channel, subset):
+        for place, allowed in state.allowed.items():
+            if self._eligible(*place, key):
                 allowed.add(key)
             else:
                 allowed.discard(key)
 
-    def _wired_mask(self, matrix: EvidenceMatrix, wiring: Wiring) -> Mask:
+    def _wired_mask(self, tenant: str, matrix: EvidenceMatrix, wiring: Wiring) -> Mask:
         things = {
             key: wiring.narrowed(entered.thing, key)
             for key in wiring.agents
-            if self._eligible(key, wiring.channel, key.subset)
+            if self._eligible(tenant, wiring.channel, key.subset, key)
             and (entered := self._membership.get(key)) is not None
         }
         return wired(matrix, matrix.mask(things), things.__getitem__)
 
-    def _eligible(self, key: ThingKey, channel: str, subset: str) -> bool:
+    def _eligible(self, tenant: str, channel: str, subset: str, key: ThingKey) -> bool:
         membership = self._membership
         return (
             key.subset == subset
             and membership.live(key)
+            and membership.is_meant(tenant, key)
             and (entered := membership.get(key)) is not None
             and entered.thing.kind == "agent"
             and entered.thing.serves(channel)
@@ -178,21 +182,28 @@ class Index:
     def _spelling(self, text: str) -> Vector:
         return _spelled(text[:MAX_CHARACTERS]) if self._words else _NO_WORDS
 
+    def _parts(self) -> Iterator[Block]:
+        """What is known of every agent, once."""
+        for name, state in self._tenants.items():
+            for part in state.learned.matrix.parts:
+                if part.key.tenant == name:
+                    yield part
+
     @property
     def live_agents(self) -> int:
         """How many live agents there are to choose from, in all tenants."""
         live = self._membership.live
-        return sum(live(key) for one in self._tenants.values() for key in one.learned.matrix.agents)
+        return sum(live(part.key) for part in self._parts())
 
     @property
     def texts(self) -> int:
         """How many texts speak for agents."""
-        return sum(len(one.learned.matrix) for one in self._tenants.values())
+        return sum(len(part.evidence) for part in self._parts())
 
     @property
     def capabilities(self) -> int:
         """How many capabilities are told apart."""
-        return sum(len(one.learned.matrix.classes) for one in self._tenants.values())
+        return sum(len(part.capabilities) for part in self._parts())
 
     @property
     def waiting(self) -> int:
@@ -214,15 +225,41 @@ class Index:
         for key in changed:
             entered = self._membership.get(key)
             thing = entered.thing if entered and entered.thing.kind == "agent" else None
+            self._look_everywhere(key)
             state = self._tenants.get(key.tenant)
             if state is None:
                 if thing is None:
                     continue
-                state = self._tenants[key.tenant] = Tenant(self._nothing)
-            self._look_again(state, key)
+                state = self._tenants[key.tenant] = Tenant(key.tenant, self._nothing)
             known = state.things.get(key)
             if known is not thing and known != thing:
                 self._change(state, key, thing)
+
+    def _look_everywhere(self, key: ThingKey) -> None:
+        """Whether an agent may be chosen, in every tenant that may mean it."""
+        if key.tenant == SHARED:
+            for state in self._tenants.values():
+                self._look_again(state, key)
+            return
+        own, shared = self._tenants.get(key.tenant), self._tenants.get(SHARED)
+        if own is not None:
+            self._look_again(own, key)
+        namesake = key._replace(tenant=SHARED)
+        if shared is None or namesake not in shared.things:
+            return
+        # A tenant's own hides it for as long as it is registered.
+        self._look_again(shared, namesake)
+        if own is not None:
+            self._look_again(own, namesake)
+            shown = namesake in own.learned.matrix.agents
+            if shown != self._membership.is_meant(own.name, namesake):
+                self._show_shared(own)
+
+    def _show_shared(self, state: Tenant) -> None:
+        """Have a tenant's index take over what is known of shared agents now."""
+        state.shared_due = True
+        self._whole.clear()
+        self._wake.set()
 
     def _change(self, state: Tenant, key: ThingKey, thing: Thing | None) -> None:
         if thing is None:
@@ -241,7 +278,7 @@ class Index:
     async def until_whole(self, *, within_s: float) -> bool:
         """Wait until all that is registered is part of the index; False if it took too long."""
         self._on_change([entered.key for entered in self._membership])
-        if not any(one.pending for one in self._tenants.values()):
+        if not any(one.due for one in self._tenants.values()):
             return True
         try:
             async with asyncio.timeout(within_s):
@@ -261,7 +298,7 @@ class Index:
             await self._wake.wait()
             self._wake.clear()
             try:
-                while any(one.pending for one in self._tenants.values()):
+                while any(one.due for one in self._tenants.values()):
                     await self._step()
             except Exception:
                 logger.exception("the index could not be built; the last one stays in use")
@@ -286,6 +323,8 @@ class Index:
             if pending.at < len(pending.staged)
         ]
         if not waiting:
+            if any(one.due for one in self._tenants.values()):
+                await asyncio.sleep(_SHOWN_EVERY_S)
             return
         stage = min(one.stage for one in waiting)
         texts: dict[str, None] = {}
@@ -341,7 +380,8 @@ class Index:
         pending.advance()
 
     async def _show_what_is_due(self) -> None:
-        for state in list(self._tenants.values()):
+        # The shared ones first: what is new of them is shown to all.
+        for state in sorted(self._tenants.values(), key=lambda one: one.name != SHARED):
             ready = {key: one for key, one in state.pending.items() if one.stage > one.shown + 1}
             whole = all(one.stage > LAST_STAGE for one in state.pending.values())
             # What is new to the index waits for no more than a moment; what adds to it can.
@@ -352,18 +392,22 @@ class Index:
             if len(state.pending) <= _FEW_JOIN:
                 rest_s = min(rest_s, _REST_OF_FEW_S)
             rest_s = max(_SHOWN_EVERY_S, rest_s)
-            if ready and (whole or (new and time.monotonic() - state.shown_s >= rest_s)):
+            rested = time.monotonic() - state.shown_s >= rest_s
+            if (ready and (whole or (new and rested))) or (state.shared_due and rested):
                 await self._show(state, ready)
 
     async def _show(self, state: Tenant, ready: dict[ThingKey, Pending]) -> None:
         """Swap in what is ready of some agents."""
         began = time.monotonic()
         parts = {key: (one.ready, one.vectors) for key, one in ready.items()}
+        shared = self._shared_for(state.name)
+        state.shared_due = False
         stages = {key: one.stage - 1 for key, one in ready.items()}
         async with state.changing:
             before = state.learned
-            state.learned = await asyncio.to_thread(self._built, before, parts)
-            for key in parts:
+            state.learned = await asyncio.to_thread(self._built, before, parts, shared)
+            state.begun = True
+            for key in (*parts, *(shared or ())):
                 self._look_again(state, key)
             state.trained = False
         self.progress.version += 1
@@ -376,19 +420,43 @@ class Index:
             one.shown = stages[key]
             if one.shown >= LAST_STAGE and state.pending.get(key) is one:
                 del state.pending[key]
+        if state.name == SHARED:
+            for other in self._tenants.values():
+                if other is not state:
+                    self._show_shared(other)
+        elif not state.things and not state.pending:
+            # Those without an agent of their own are served by the index of the shared ones.
+            self._tenants.pop(state.name, None)
         self._learnable.set()
+
+    def _shared_for(self, tenant: str) -> dict[ThingKey, Block] | None:
+        """What is known of the shared agents that a tenant means; each is embedded once."""
+        if tenant == SHARED:
+            return None
+        shared = self._tenants.get(SHARED)
+        parts = shared.learned.matrix.parts if shared is not None else ()
+        return {one.key: one for one in parts if self._membership.is_meant(tenant, one.key)}
 
     def _built(
         self,
         before: Learned,
         parts: dict[ThingKey, tuple[list[Evidence], dict[str, Vector]]],
+        shared: dict[ThingKey, Block] | None,
     ) -> Learned:
-        """The same knowledge with other evidence for some agents. Runs in a thread."""
+        """The same knowledge with other evidence for some agents. Runs in a thread.
+
+        Args:
+            before: What was known.
+            parts: The evidence.
+            shared: All that is known of shared agents; None for the index of these.
+        """
         blocks = before.matrix.blocks()
         for key, (evidence, vectors) in parts.items():
             old = blocks.pop(key, None)
             if evidence:
                 blocks[key] = self._block(key, evidence, vectors, old)
+        if shared is not None:
+            blocks = {key: one for key, one in blocks.items() if key.tenant != SHARED} | shared
         matrix = EvidenceMatrix.of(
             blocks.values(), self._dimensions, self._words, frozen=before.matrix.nearest.frozen
         )

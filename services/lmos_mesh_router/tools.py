@@ -148,8 +148,8 @@ class Tools:
     def _agents(self, tenant: str) -> Mapping[ThingKey, Thing]:
         return {
             entered.key: entered.thing
-            for entered in self._directory.membership
-            if entered.key.tenant == tenant and entered.thing.kind == "agent"
+            for entered in self._directory.membership.for_tenant(tenant)
+            if entered.thing.kind == "agent"
         }
 
     # -- fit --

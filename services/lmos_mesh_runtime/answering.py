@@ -258,6 +258,7 @@ class Answering:
             job.asked.append(chosen)
             path.append(chosen.key.name)
             ask = job.ask = Ask(
+                tenant=way.tenant,
                 key=chosen.key,
                 capability=chosen.capability,
                 circumstances=circumstances_of(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmos_mesh import codec, subjects, synadia
+from lmos_mesh import calls, codec, subjects, synadia
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import (
     Cancelled,
@@ -44,6 +44,7 @@ class Ask:
     """One piece of work for one agent, and what has become of it.
 
     Attributes:
+        tenant: Whose work it is; the agent may be one of tenant `shared`.
         key: The agent.
         capability: Which of its capabilities.
         circumstances: Who asks, and what was said before.
@@ -57,6 +58,7 @@ class Ask:
         refused: Whether the last error was the agent's own word, and not its loss.
     """
 
+    tenant: str
     key: ThingKey
     capability: Capability
     circumstances: Circumstances
@@ -194,9 +196,13 @@ class Asker:
 
     async def _open(self, ask: Ask, payload: bytes) -> ReplyStream:
         subject = subjects.agent_invoke(*ask.key, ask.capability.id)
+        headers, task = calls.tenant_headers(subject, ask.tenant), ask.task
+        if headers:
+            # Ids of conversations and turns are unique in a tenant only.
+            task = f"{subjects.escape(ask.tenant)}.{task}"
         try:
             return await self._bus.open_stream(
-                subject, payload, task=ask.task, patience=ask.patience
+                subject, payload, task=task, headers=headers, patience=ask.patience
             )
         except TooLarge as error:
             size, limit = error.details.get("size"), error.details.get("limit")

@@ -128,6 +128,7 @@ class Carrier:
             return None
         relay.agent, relay.capability = key.name, capability.id
         return Ask(
+            tenant=way.tenant,
             key=key,
             capability=capability,
             circumstances=circumstances_of(

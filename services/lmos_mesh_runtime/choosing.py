@@ -106,9 +106,9 @@ class Chooser:
 
     def admitted(self, way: Way, agent: str, subset: str, capability: str) -> Chosen | None:
         """An agent as it may be asked now; None if it may not."""
-        key = ThingKey(way.tenant, agent, subset)
-        entered = self._membership.get(key)
-        if entered is None:
+        key = self._membership.meant(way.tenant, agent, subset)
+        entered = self._membership.get(key) if key is not None else None
+        if key is None or entered is None:
             return None
         found = self._ways.admitted(way, entered.thing, key, capability)
         return None if found is None else Chosen(key, found)

@@ -139,7 +139,7 @@ class Ways:
         if not wiring.admits(key) or not thing.serves(way.channel):
             return None
         allowed = wiring.narrowed(thing, key).capabilities
-        if not known and key == wiring.fallback:
+        if not known and wiring.falls_back_on(key):
             return Capability(id=capability)
         return found if found is not None and found in allowed else None
 

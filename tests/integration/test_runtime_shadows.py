@@ -60,6 +60,7 @@ class Canary:
             return None
         relay.agent = decision.agent
         return Ask(
+            tenant="acme",
             key=ThingKey("acme", decision.agent, decision.subset),
             capability=Capability(id="view"),
             circumstances=Circumstances(),

@@ -82,6 +82,11 @@ class Mesh:
     def routing(self, name: str = "web", namespace: str = "default") -> ChannelRouting | None:
         return self.index.get(ChannelRouting, namespace, name)
 
+    def host(self) -> str:
+        found = self.routing()
+        assert found is not None
+        return found.spec.capability_groups[0].capabilities[0].host
+
     def wired(self, name: str = "web") -> list[tuple[str, str]]:
         found = self.routing(name)
         groups = found.spec.capability_groups if found is not None else ()
@@ -200,6 +205,26 @@ def test_another_tenants_agent_is_nobody_here_and_a_shared_one_is():
     assert found is not None
     host = found.spec.capability_groups[0].capabilities[0].host
     assert host == "nats:lmos.shared.agent.ours.stable"
+
+
+def test_an_own_agent_hides_a_shared_one_whatever_it_can_do():
+    mesh = Mesh()
+    mesh.serve("billing", tenant="shared", supported_tenants=("acme",))
+    mesh.settle(mesh.put(channel()))
+    shared = mesh.host()
+
+    mesh.settle(mesh.serve("billing"))
+    own = mesh.host()
+    mesh.settle(mesh.end("billing"))
+    again = mesh.host()
+    mesh.settle(mesh.serve("billing", capability="pay-bill"))
+
+    assert (shared, own, again) == (
+        "nats:lmos.shared.agent.billing.stable",
+        "nats:lmos.acme.agent.billing.stable",
+        "nats:lmos.shared.agent.billing.stable",
+    )
+    assert mesh.status().resolve_status == "UNRESOLVED"
 
 
 def test_a_declared_agent_is_wired_by_the_word_of_who_declared_it():

@@ -16,13 +16,13 @@ from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import Kept, ResourceKey, shown
 from lmos_mesh.resources import (
     API_VERSION,
-    SHARED,
     TENANT_LABEL,
     Agent,
     Channel,
     ChannelRouting,
     Resource,
 )
+from lmos_mesh.things import SHARED
 from lmos_mesh.wrong_fields import told
 from lmos_mesh_operator.kubernetes.objects import annotations, labels, members, metadata
 from lmos_mesh_operator.kubernetes.statuses import as_of, condition, copied, lean, normal_status

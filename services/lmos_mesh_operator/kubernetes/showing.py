@@ -18,7 +18,7 @@ from lmos_mesh.resources import (
     Metadata,
     ProvidedCapability,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, SHARED, Thing
 from lmos_mesh_operator.kubernetes.mirroring import OF_MESH, SOURCE_LABEL, Shown
 
 NAME_LABEL = "lmos.eclipse/agent"
@@ -45,6 +45,9 @@ def shown_agent(key: ThingKey, thing: Thing, instances: int, namespace: str) -> 
         SUBSET_LABEL: key.subset,
         TENANT_LABEL: key.tenant,
     }
+    supported = thing.supported_tenants
+    if key.tenant != SHARED:
+        supported = tuple(dict.fromkeys((key.tenant, *supported)))
     name = object_of(key, namespace).name
     said = {name: value for name, value in labels.items() if _is_label(value)}
     return Shown(
@@ -53,7 +56,7 @@ def shown_agent(key: ThingKey, thing: Thing, instances: int, namespace: str) -> 
             spec=AgentSpec(
                 id=key.name,
                 description=thing.description,
-                supported_tenants=tuple(dict.fromkeys((key.tenant, *thing.supported_tenants))),
+                supported_tenants=supported,
                 supported_channels=thing.supported_channels,
                 provided_capabilities=tuple(
                     ProvidedCapability(

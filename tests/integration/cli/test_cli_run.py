@@ -222,3 +222,22 @@ def test_without_a_mesh_it_says_how_to_start_one(lmos: Lmos, tmp_path: Path) -> 
 
     assert done.returncode == 1
     assert "no mesh runs here (start one with `lmos up`" in done.stderr
+
+
+def test_an_agent_for_several_tenants_says_where_it_is_served(
+    mesh: Mesh, lmos: Lmos, running: list[Program], tmp_path: Path
+) -> None:
+    file = tmp_path / "helpdesk.py"
+    text = AGENT.format(name="helpdesk", version="1.0.0", description="x")
+    file.write_text(text.replace('version="1.0.0"', 'tenants=("acme", "beta")'))
+    run = Program(["run", str(file)], mesh.environ)
+    running.append(run)
+    run.until("helpdesk 1.0.0 serves on mesh default")
+
+    run.until("from tenant shared, for demo, acme, beta")
+
+    for tenant, there in (("demo", True), ("beta", True), ("gamma", False)):
+        shown = lmos("agents", environ={**mesh.environ, "LMOS_TENANT": tenant}).stdout
+        assert ("helpdesk" in shown, "shared" in shown) == (there, there)
+    described = lmos("describe", "helpdesk", environ={**mesh.environ, "LMOS_TENANT": "acme"})
+    assert json.loads(described.stdout)["id"] == "urn:lmos-mesh:shared:helpdesk:stable"
