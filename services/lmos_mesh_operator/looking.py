@@ -62,6 +62,17 @@ def watched_of(rollouts: Collection[ChannelRollout]) -> list[Watched]:
     return found
 
 
+def unwatched_of(rollouts: Collection[ChannelRollout]) -> set[tuple[str, str]]:
+    """The events, each after its tenant, that rollouts have needed and none needs now."""
+    named = {
+        (rollout.tenant, event)
+        for rollout in rollouts
+        for event, _ in _custom(plan_of(rollout.spec.strategy).analysis)
+    }
+    needed = {(one.tenant, event) for one in watched_of(rollouts) for event, _ in one.events}
+    return named - needed
+
+
 def _sides(
     rollout: ChannelRollout,
     status: RolloutStatus,

@@ -32,7 +32,7 @@ from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, Resource, RolloutStatus
 from lmos_mesh.weights import RUNNING, name_of
-from lmos_mesh_operator.looking import Seen, look, watched_of
+from lmos_mesh_operator.looking import Seen, look, unwatched_of, watched_of
 from lmos_mesh_operator.plans import Channels, plan_of, unready
 from lmos_mesh_operator.stepping import KINDS, Kind, look_due, next_step, reason_of, steer
 from lmos_mesh_operator.watched import Watching
@@ -171,6 +171,8 @@ class Rollouts:
             self._running.clear()
             for rollout in rollouts:
                 await self._tell_again(rollout)
+            # Of what has ended while nobody led, or just before the end of who did.
+            await self._watching.clear(unwatched_of(rollouts))
         await self._note_deleted()
         for rollout in rollouts:
             self._note(rollout)

@@ -79,7 +79,7 @@ class Window:
             return  # whoever left says nothing of what there would have been
         place = Place(report.channel, report.subset, report.shadow)
         held = self._turns.setdefault(place, deque(maxlen=MOST_TURNS))
-        turn = _Turn(at, report.outcome, report.total_s, report.handovers > 0, report.rollout)
+        turn = _Turn(at, _came_to(report), report.total_s, report.handovers > 0, report.rollout)
         if held and at < held[-1].at:
             # From another process, whose clock or whose way is a little slower.
             place_in = bisect.bisect_right(held, at, key=_at)
@@ -164,6 +164,16 @@ def figure_from(name: str, data: Mapping[str, Any], *, at: float) -> Figure | No
     if not isinstance(subset, str) or not isinstance(channel, str):
         return None
     return Figure(at=at, name=name, subset=subset, value=float(value), channel=channel)
+
+
+def _came_to(report: TurnReport) -> str:
+    """What a turn counts as: one of which a request has failed is no answered one.
+
+    Its user did not get what they asked for, and its seconds may be those of an early end.
+    """
+    if any(part.state == "failed" for part in report.parts):
+        return "failed"
+    return report.outcome
 
 
 def _at(turn: _Turn) -> float:

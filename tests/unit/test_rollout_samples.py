@@ -39,6 +39,20 @@ def test_what_each_turn_came_to_is_counted() -> None:
     assert window.sample(STABLE, since=0, until=20).turns == 1
 
 
+def test_a_turn_of_several_requests_of_which_one_failed_has_failed() -> None:
+    window = Window()
+    done, failed, left_out = (
+        {"agent": "a", "state": state} for state in ("done", "failed", "skipped")
+    )
+    for parts in ([done, done], [done, failed], [done, left_out]):
+        window.add(10.0, report(parts=parts, total_s=len(parts)))
+
+    found = window.sample(CANARY, since=0, until=20)
+
+    assert (found.turns, found.answered, found.failed) == (3, 2, 1)
+    assert len(found.seconds) == 2
+
+
 def test_only_turns_of_the_window_count_however_late_they_are_told() -> None:
     window = Window()
     for at in (1.0, 5.0, 3.0, 9.0, 2.0):
