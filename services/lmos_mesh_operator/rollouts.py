@@ -208,6 +208,7 @@ class Rollouts:
                 now=now,
                 verdicts=seen.verdicts if seen else None,
                 spent=seen.spent if seen else 0,
+                compared=seen.compared if seen else None,
             )
             if stepped is None:
                 return
@@ -291,6 +292,8 @@ class Rollouts:
             data |= {"by_hand": done.by_hand, "reason": done.reason}
         if status.verdicts and done.kind in ("rolled_back", "stepped", "promoted", "paused"):
             data["verdicts"] = [one.model_dump(mode="json") for one in status.verdicts]
+        if status.compared is not None:
+            data["compared"] = status.compared.model_dump(mode="json")
         await self._publish(rollout.tenant, done.kind, name, data, at=at)
 
     async def _publish(
