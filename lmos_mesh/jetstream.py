@@ -157,6 +157,15 @@ class JetStream:
             # Somebody made it with other settings, which are the operator's to choose.
             await self._replication.settle(name)
 
+    async def delete(self, name: str) -> None:
+        """Remove a stream, if it is there."""
+        self._made.pop(name, None)
+        try:
+            await self.call(f"STREAM.DELETE.{name}")
+        except JetStreamError as exc:
+            if exc.details.get("err_code") != _NOT_FOUND:
+                raise
+
     def forget(self) -> None:
         """A server may have come back without what it held in memory."""
         self._made.clear()
@@ -502,6 +511,10 @@ class JetStreamStream:
         """See `Stream.erase`."""
         await self._jetstream.ensure(self._log.name, self._config)
         await self._jetstream.call(f"STREAM.PURGE.{self._log.name}", {"filter": pattern})
+
+    async def drop(self) -> None:
+        """See `Stream.drop`."""
+        await self._jetstream.delete(self._log.name)
 
     async def take(self, worker: str, *, limit: int = 1, wait_s: float = 5.0) -> Sequence[WorkItem]:
         """See `Stream.take`."""

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from lmos_mesh.errors import Conflict, TooLarge, Unavailable
 from lmos_mesh.inboxes import Inboxes, OpenInbox
@@ -18,6 +19,7 @@ from lmos_mesh.transport import (
     CHANGE_OPERATION,
     CHANGE_SEQUENCE,
     CHANGE_SUBJECT,
+    KEPT_AT,
     Bucket,
     Entry,
     Headers,
@@ -325,7 +327,8 @@ class _MemoryStream:
         self._sequence += 1
         if message_id:
             self._seen[message_id] = self._sequence
-        headers = {**packet.headers, CHANGE_SEQUENCE: str(self._sequence)}
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        headers = {**packet.headers, CHANGE_SEQUENCE: str(self._sequence), KEPT_AT: at}
         self._items[self._sequence] = Packet(packet.subject, packet.payload, headers)
         if self._log.max_items and len(self._items) > self._log.max_items:
             del self._items[next(iter(self._items))]
@@ -351,6 +354,7 @@ class _MemoryStream:
     ) -> int:
         """See `Stream.append`."""
         check_subject(subject)
+        self._broker.streams.setdefault(self._log.name, self)
         if not self.records(subject):
             raise Unavailable(f"{self._log.name!r} does not record {subject!r}")
         sent = {**(headers or {}), **({"Nats-Msg-Id": message_id} if message_id else {})}
@@ -359,6 +363,7 @@ class _MemoryStream:
 
     async def read(self, pattern: str, *, limit: int = 1000, after: int = 0) -> Sequence[Packet]:
         """See `Stream.read`."""
+        self._broker.streams.setdefault(self._log.name, self)
         found = [
             packet
             for sequence, packet in self._items.items()
@@ -375,6 +380,13 @@ class _MemoryStream:
         for sequence, packet in list(self._items.items()):
             if matches(pattern, packet.subject):
                 del self._items[sequence]
+
+    async def drop(self) -> None:
+        """See `Stream.drop`."""
+        self._broker.streams.pop(self._log.name, None)
+        self._sequence = 0
+        self._seen.clear()
+        self._items.clear()
 
     async def take(self, worker: str, *, limit: int = 1, wait_s: float = 5.0) -> Sequence[WorkItem]:
         """See `Stream.take`."""

@@ -519,6 +519,26 @@ class Verdict(Member):
     message: str = ""
 
 
+class Compared(Member):
+    """Ours: what a shadow's turns came to since its step began, in the last hour at most.
+
+    Attributes:
+        same: Answers that say what the user got, however they are spaced.
+        different: Those that do not.
+        failed: Turns that the canary failed.
+        several: Turns that were not compared, as the message had several requests.
+        once: Likewise, as they must not be done twice.
+        busy: Likewise, as too many were under way.
+    """
+
+    same: int = 0
+    different: int = 0
+    failed: int = 0
+    several: int = 0
+    once: int = 0
+    busy: int = 0
+
+
 class RolloutStatus(Member):
     """Ours: where a rollout is. Whoever carries a turn reads `canary_weight` from here.
 
@@ -532,6 +552,7 @@ class RolloutStatus(Member):
             more turns, or the Channel of stable to be back.
         canary_subset: Release line of the canary Channel, as `stable_subset` of the other.
         salt: What draws are made with, so that two rollouts pick different conversations.
+        compared: Of a shadow: what its answers look like beside those that users got.
         message: All of it in one sentence.
     """
 
@@ -549,6 +570,7 @@ class RolloutStatus(Member):
     stable_subset: str = ""
     salt: str = ""
     verdicts: tuple[Verdict, ...] = ()
+    compared: Compared | None = None
     message: str = ""
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0

@@ -230,7 +230,8 @@ class Stream(Protocol):
     async def read(self, pattern: str, *, limit: int = 1000, after: int = 0) -> Sequence[Packet]:
         """The oldest `limit` items whose subjects match, of those after a sequence.
 
-        Each has its own sequence in the header `Nats-Sequence`.
+        Each has its own sequence in the header `Nats-Sequence`, and in `Nats-Time-Stamp` when it
+        was kept.
         """
         ...
 
@@ -240,6 +241,10 @@ class Stream(Protocol):
 
     async def erase(self, pattern: str) -> None:
         """Remove every item whose subject matches."""
+        ...
+
+    async def drop(self) -> None:
+        """Remove it with all that it keeps. Whoever uses it again has it made anew."""
         ...
 
     async def take(self, worker: str, *, limit: int = 1, wait_s: float = 5.0) -> Sequence[WorkItem]:
@@ -354,6 +359,7 @@ CHANGE_SUBJECT = "Nats-Subject"
 CHANGE_SEQUENCE = "Nats-Sequence"
 CHANGE_OPERATION = "KV-Operation"
 CHANGE_MARKER = "Nats-Marker-Reason"
+KEPT_AT = "Nats-Time-Stamp"
 
 
 def change_of(packet: Packet) -> Change:

@@ -26,11 +26,13 @@ class Side(Message):
         rollout: The rollout that drew it, as `{namespace}/{name}`; empty if none did, as for a
             conversation that is older than the rollout.
         salt: The salt of that draw.
+        as_of: The revision of the resources that it was decided by.
     """
 
     subset: str
     rollout: str = ""
     salt: str = ""
+    as_of: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lmos_mesh.cli import lifecycle, resources, router, steering
-from lmos_mesh.cli.options import Json, Mesh
+from lmos_mesh.cli.options import Attributes, Json, Mesh, User
 from lmos_mesh.cli.screen import fail
 from lmos_mesh.errors import MeshError
 
@@ -172,6 +172,8 @@ def ask(
         str | None,
         typer.Option(help="The release line, whatever a rollout says.", show_default=False),
     ] = None,
+    user: User = None,
+    attributes: Attributes = None,
     why: Annotated[bool, typer.Option("--why", help="Show why this agent.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait in all.")] = 300.0,
     as_json: Json = False,
@@ -186,6 +188,8 @@ def ask(
         conversation=conversation,
         channel=channel,
         subset=subset,
+        user=user,
+        attributes=attributes or [],
         why=why,
         timeout_s=timeout,
         as_json=as_json,
@@ -207,13 +211,21 @@ def chat(
         str | None,
         typer.Option(help="The release line, whatever a rollout says.", show_default=False),
     ] = None,
+    user: User = None,
+    attributes: Attributes = None,
     mesh: Mesh = None,
 ) -> None:
     """Talk to the mesh; it keeps the context."""
     from lmos_mesh.cli.chat import chat as command
 
     code = command(
-        agent=agent, conversation=conversation, channel=channel, subset=subset, mesh=mesh
+        agent=agent,
+        conversation=conversation,
+        channel=channel,
+        subset=subset,
+        user=user,
+        attributes=attributes or [],
+        mesh=mesh,
     )
     sys.exit(code)
 

@@ -1,11 +1,12 @@
 """`lmos ask`: one question, its answer as it comes."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.text import Text
 
 from lmos_mesh.cli.connection import connected, run
-from lmos_mesh.cli.conversing import Silent, Terminal, answered, unanswered
+from lmos_mesh.cli.conversing import Silent, Terminal, answered, attributes_of, unanswered
 from lmos_mesh.cli.screen import err, print_json
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.messages import Answer, Converse
@@ -18,6 +19,8 @@ def ask(
     conversation: str | None,
     channel: str,
     subset: str | None,
+    user: str | None = None,
+    attributes: Sequence[str] = (),
     why: bool,
     timeout_s: float,
     as_json: bool,
@@ -29,7 +32,13 @@ def ask(
     if not message.strip():
         raise SettingsError("the message is empty", hint='lmos ask "how much do I owe?"')
     request = Converse(
-        message=message, agent=agent, conversation=conversation, channel=channel, subset=subset
+        message=message,
+        agent=agent,
+        conversation=conversation,
+        channel=channel,
+        subset=subset,
+        user=user,
+        attributes=attributes_of(attributes),
     )
     terminal = Terminal(why=why)
     view = Silent() if as_json else terminal

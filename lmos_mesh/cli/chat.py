@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import sys
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -15,7 +15,7 @@ from rich.text import Text
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.agents import find, table_of
 from lmos_mesh.cli.connection import connected, typed_in
-from lmos_mesh.cli.conversing import Terminal, answered, explained, unanswered
+from lmos_mesh.cli.conversing import Terminal, answered, attributes_of, explained, unanswered
 from lmos_mesh.cli.screen import err, fail, out
 from lmos_mesh.errors import MeshError
 from lmos_mesh.messages import Converse, Decision
@@ -37,11 +37,20 @@ def chat(
     conversation: str | None,
     channel: str,
     subset: str | None,
+    user: str | None = None,
+    attributes: Sequence[str] = (),
     mesh: str | None,
 ) -> int:
     """Talk until the end of the input; 1 if a piped message got no answer."""
+    request = Converse(
+        message="-",
+        agent=agent,
+        channel=channel,
+        subset=subset,
+        user=user,
+        attributes=attributes_of(attributes),
+    )
     with _loop() as loop, loop.held(connected(mesh)) as bus:
-        request = Converse(message="-", agent=agent, channel=channel, subset=subset)
         return _Chat(loop, bus, request, conversation).run()
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rich.console import Group, RenderableType
@@ -11,7 +12,7 @@ from rich.text import Text
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.connection import answering
 from lmos_mesh.cli.screen import err, out, plural
-from lmos_mesh.errors import StreamBroken
+from lmos_mesh.errors import InvalidMessage, StreamBroken
 from lmos_mesh.mesh import converse
 from lmos_mesh.messages import Answer, Candidate, Converse, Decision
 from lmos_mesh.reply_stream import Patience
@@ -182,6 +183,24 @@ def _why_anew(body: dict[str, Any]) -> str:
 
 def _state(body: Any) -> str:
     return str(body.get("state", "")) if isinstance(body, dict) else ""  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+
+
+def attributes_of(given: Sequence[str]) -> dict[str, str]:
+    """What is known of who speaks, from `KEY=VALUE` as it is typed.
+
+    Raises:
+        InvalidMessage: One has no key or no `=`, or a key is given two values.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not key or not equals:
+            raise InvalidMessage(
+                f"--attribute {one!r} is no KEY=VALUE", hint="say, e.g., --attribute staff=true"
+            )
+        if found.setdefault(key, value) != value:
+            raise InvalidMessage(f"--attribute {key} has two values: {found[key]!r} and {value!r}")
+    return found
 
 
 def in_short(decision: Decision) -> str:

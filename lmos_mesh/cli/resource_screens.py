@@ -22,6 +22,7 @@ from lmos_mesh.cli.resource_tables import (
     strategy_of,
     weight_of,
 )
+from lmos_mesh.cli.screen import plural
 from lmos_mesh.resources import CHANNEL_LABEL, SUBSET_LABEL, TENANT_LABEL, VERSION_LABEL
 
 Raw = Mapping[str, Any]
@@ -76,10 +77,36 @@ def rollout_screen(one: Raw, *, titled: bool = True) -> RenderableType:
         table.add_row("subsets", f"{status.get('stableSubset')} → {status['canarySubset']}")
     if steps := strategy.get("steps"):
         table.add_row("steps", _steps(steps, status))
+    if compared := status.get("compared"):
+        table.add_row("compared", compared_line(compared))
+        if left_out := left_out_line(compared):
+            table.add_row("not compared", left_out)
     parts.append(table)
     if verdicts := status.get("verdicts"):
         parts.append(_verdicts(verdicts))
     return Group(*parts)
+
+
+def compared_line(compared: Raw) -> str:
+    """How the answers that nobody saw look beside those that users got."""
+    same, different, failed = (compared.get(one, 0) for one in ("same", "different", "failed"))
+    turns = same + different + failed
+    if not turns:
+        return "no turn so far"
+    share = f" ({100 * same / turns:.3g} %)" if same else ""
+    return (
+        f"{plural(turns, 'turn')}: {same} the same{share}, {different} different, {failed} failed"
+    )
+
+
+def left_out_line(compared: Raw) -> str:
+    """Which turns were not compared, and why; empty if all were."""
+    said = (
+        ("several", "of several requests"),
+        ("once", "that must not be done twice"),
+        ("busy", "for which there was no room"),
+    )
+    return ", ".join(f"{compared[one]} {why}" for one, why in said if compared.get(one))
 
 
 def _standing(one: Raw) -> Text:

@@ -209,6 +209,9 @@ class ReportedPart(Message):
     total_s: float = 0.0
 
 
+LeftOut = Literal["", "several", "once", "busy"]
+
+
 class TurnReport(Message):
     """How a turn went: the data of the event `turn_ended` of the runtime. No text of anybody.
 
@@ -223,6 +226,9 @@ class TurnReport(Message):
         parts: The requests of a message of several, in order.
         shadow: Whether the answer was only compared, and nobody has seen it.
         same: Of a shadow: whether it is the answer that the user got; None if one has failed.
+        left_out: Of a shadow: why the turn was not asked of the other release line, its outcome
+            being `cancelled`. It had `several` requests; it must be done only `once`; or too many
+            were under way (`busy`).
         rollout: The rollout that chose the subset; empty if none did.
     """
 
@@ -240,4 +246,5 @@ class TurnReport(Message):
     parts: tuple[ReportedPart, ...] = ()
     shadow: bool = False
     same: bool | None = None
+    left_out: LeftOut = ""
     rollout: str = ""

@@ -67,6 +67,8 @@ class ChatCompletionRequest(OpenAIJson):
         n: One answer at a time; more are refused.
         tools: Offered tools are ignored: agents bring their own.
         tool_choice: A forced tool is refused.
+        user: Who speaks, for rollouts and agents.
+        metadata: What else is known of them, likewise.
     """
 
     model: str = Field(min_length=1)
@@ -78,6 +80,7 @@ class ChatCompletionRequest(OpenAIJson):
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
     user: str | None = None
+    metadata: dict[str, str] | None = None
 
 
 class Model(OpenAIJson):
@@ -183,6 +186,7 @@ def converse_of(
         channel=channel,
         subset=subset,
         user=request.user or None,
+        attributes=request.metadata or {},
         agent=None if request.model == AUTO else request.model,
         history=history,
         store=conversation is not None,

@@ -44,10 +44,20 @@ class Plan:
     shadow_percent: int = 0
     drawn_only: bool = False
 
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether turns are read: to judge the canary, or to compare its answers."""
+        return self.analysis is not None or self.shadow_percent > 0
+
+    @property
+    def window_s(self) -> float:
+        """Over what stretch of time it is looked at."""
+        return (self.analysis or Analysis()).window_s
+
     def hold_s(self, step: int) -> float:
         """How long a step lasts at least."""
         given = self.steps[step].hold_s
-        return (self.analysis or Analysis()).window_s if given is None else given
+        return self.window_s if given is None else given
 
 
 @dataclass(frozen=True, slots=True)

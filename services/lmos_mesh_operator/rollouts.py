@@ -33,7 +33,7 @@ from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, Resource, RolloutStatus
 from lmos_mesh.things import Fault
 from lmos_mesh.weights import RUNNING, name_of
-from lmos_mesh_operator.looking import Seen, look, watched_of
+from lmos_mesh_operator.looking import Seen, look, unwatched_of, watched_of
 from lmos_mesh_operator.plans import Channels, place_of, plan_of, unready
 from lmos_mesh_operator.stepping import KINDS, Kind, look_due, next_step, reason_of, steer
 from lmos_mesh_operator.watched import Watching
@@ -174,6 +174,8 @@ class Rollouts:
             self._running.clear()
             for rollout in rollouts:
                 await self._tell_again(rollout)
+            # Of what has ended while nobody led, or just before the end of who did.
+            await self._watching.clear(unwatched_of(rollouts))
         await self._note_deleted()
         for rollout in rollouts:
             self._note(rollout)
@@ -209,6 +211,7 @@ class Rollouts:
                 now=now,
                 verdicts=seen.verdicts if seen else None,
                 spent=seen.spent if seen else 0,
+                compared=seen.compared if seen else None,
             )
             if stepped is None:
                 return
@@ -304,6 +307,8 @@ class Rollouts:
             data |= {"by_hand": done.by_hand, "reason": done.reason}
         if status.verdicts and done.kind in ("rolled_back", "stepped", "promoted", "paused"):
             data["verdicts"] = [one.model_dump(mode="json") for one in status.verdicts]
+        if status.compared is not None:
+            data["compared"] = status.compared.model_dump(mode="json")
         await self._publish(rollout.tenant, done, data, at=at)
 
     async def _publish(self, tenant: str, done: _Done, data: dict[str, Any], *, at: float) -> None:

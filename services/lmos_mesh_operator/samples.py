@@ -5,12 +5,13 @@ than so many turns of each.
 """
 
 import bisect
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from lmos_mesh.messages import TurnReport
+from lmos_mesh.messages import LeftOut, TurnReport
+from lmos_mesh.resources import Compared
 from lmos_mesh_operator.judging import Sample
 
 MOST_TURNS = 50_000
@@ -34,6 +35,8 @@ class _Turn:
     total_s: float
     handed_over: bool
     rollout: str
+    same: bool | None = None
+    left_out: LeftOut = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +78,19 @@ class Window:
 
     def add(self, at: float, report: TurnReport) -> None:
         """Note a turn that ended at `at`."""
-        if report.outcome == "cancelled":
+        if report.outcome == "cancelled" and not report.left_out:
             return  # whoever left says nothing of what there would have been
         place = Place(report.channel, report.subset, report.shadow)
         held = self._turns.setdefault(place, deque(maxlen=MOST_TURNS))
-        turn = _Turn(at, report.outcome, report.total_s, report.handovers > 0, report.rollout)
+        turn = _Turn(
+            at,
+            _came_to(report),
+            report.total_s,
+            report.handovers > 0,
+            report.rollout,
+            report.same,
+            report.left_out,
+        )
         if held and at < held[-1].at:
             # From another process, whose clock or whose way is a little slower.
             place_in = bisect.bisect_right(held, at, key=_at)
@@ -123,7 +134,9 @@ class Window:
         found = [
             one
             for one in self._turns.get(place, ())
-            if since <= one.at <= until and (wanted is None or one.rollout in wanted)
+            if since <= one.at <= until
+            and not one.left_out
+            and (wanted is None or one.rollout in wanted)
         ]
         answered = [one for one in found if one.outcome == "answered"]
         return Sample(
@@ -146,6 +159,15 @@ class Window:
             },
         )
 
+    def compared(self, place: Place, *, since: float, until: float, rollout: str) -> Compared:
+        """What became of the turns that a rollout had mirrored, or could not have."""
+        counted: Counter[str] = Counter(
+            one.left_out or _beside(one)
+            for one in self._turns.get(place, ())
+            if since <= one.at <= until and one.rollout == rollout
+        )
+        return Compared.model_validate(dict(counted))
+
 
 def figure_from(name: str, data: Mapping[str, Any], *, at: float) -> Figure | None:
     """The figure in an event's data; None if it has none, or does not say whose it is.
@@ -164,6 +186,22 @@ def figure_from(name: str, data: Mapping[str, Any], *, at: float) -> Figure | No
     if not isinstance(subset, str) or not isinstance(channel, str):
         return None
     return Figure(at=at, name=name, subset=subset, value=float(value), channel=channel)
+
+
+def _came_to(report: TurnReport) -> str:
+    """What a turn counts as: one of which a request has failed is no answered one.
+
+    Its user did not get what they asked for, and its seconds may be those of an early end.
+    """
+    if any(part.state == "failed" for part in report.parts):
+        return "failed"
+    return report.outcome
+
+
+def _beside(turn: _Turn) -> str:
+    if turn.same is None:
+        return "failed"
+    return "same" if turn.same else "different"
 
 
 def _at(turn: _Turn) -> float:

@@ -14,6 +14,7 @@ from lmos_mesh.errors import Conflict
 from lmos_mesh.messages import SteerRollout
 from lmos_mesh.resources import (
     ChannelRollout,
+    Compared,
     Condition,
     Phase,
     RolloutStatus,
@@ -64,13 +65,13 @@ class Stepped:
 
 
 def look_due(rollout: ChannelRollout, *, now: float) -> bool:
-    """Whether the canary is to be judged now."""
+    """Whether the canary is to be looked at now."""
     status, plan = rollout.status, plan_of(rollout.spec.strategy)
-    if status is None or plan.analysis is None or status.phase not in RUNNING:
+    if status is None or not plan.is_looked_at or status.phase not in RUNNING:
         return False
     if status.paused_for == "stable" or status.step >= len(plan.steps):
         return False
-    every_s = plan.analysis.window_s
+    every_s = plan.window_s
     if status.phase == "Progressing":
         every_s /= LOOKS_PER_WINDOW
         over = status.step_began + plan.hold_s(status.step)
@@ -87,6 +88,7 @@ def next_step(
     now: float,
     verdicts: Sequence[Verdict] | None = None,
     spent: int = 1,
+    compared: Compared | None = None,
 ) -> Stepped | None:
     """What a rollout becomes; None if it stays as it is.
 
@@ -96,6 +98,7 @@ def next_step(
         now: Unix seconds.
         verdicts: Of a look at the canary now, which `look_due` asks for; None without one.
         spent: How many tests of every check that look took; 0 if there was too little to test.
+        compared: What that look has shown of a shadow's answers.
     """
     status = rollout.status
     if status is None or status.phase in ("Pending", "Invalid"):
@@ -103,7 +106,7 @@ def next_step(
     if status.phase in ENDED:
         return _after_the_end(rollout, status, channels, now=now)
     if verdicts is not None:
-        status = _looked(status, verdicts, now=now, spent=spent)
+        status = _looked(status, verdicts, now=now, spent=spent, compared=compared)
     return _go_on(_Run(rollout, status, channels, now), verdicts)
 
 
@@ -220,6 +223,7 @@ class _Run:
             step_began=self.now,
             looks=0,
             looked_at=0.0,
+            compared=None,
             # Paused, it is still who paused it that it waits for.
             paused_for=self.status.paused_for if phase == "Paused" else "",
         )
@@ -343,9 +347,19 @@ def _if_over(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
 
 
 def _looked(
-    status: RolloutStatus, verdicts: Sequence[Verdict], *, now: float, spent: int
+    status: RolloutStatus,
+    verdicts: Sequence[Verdict],
+    *,
+    now: float,
+    spent: int,
+    compared: Compared | None,
 ) -> RolloutStatus:
-    seen = {"verdicts": tuple(verdicts), "looks": status.looks + spent, "looked_at": now}
+    seen: dict[str, object] = {
+        "verdicts": tuple(verdicts),
+        "looks": status.looks + spent,
+        "looked_at": now,
+        "compared": compared,
+    }
     return status.model_copy(update=seen)
 
 

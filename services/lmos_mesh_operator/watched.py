@@ -1,19 +1,15 @@
 """The turns and figures that rollouts are judged by, read for as long as one of a tenant runs."""
 
-import json
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
 
-from lmos_mesh import subjects
+from lmos_mesh import turn_reports
 from lmos_mesh.bus import Bus
-from lmos_mesh.errors import InvalidMessage, MeshError
-from lmos_mesh.events import CloudEvent
-from lmos_mesh.transport import Packet, Subscription
+from lmos_mesh.errors import MeshError
 from lmos_mesh.turn_reports import Reader
-from lmos_mesh_operator.samples import KEPT_S, Watched, Window, figure_from
+from lmos_mesh_operator.figures import Figures
+from lmos_mesh_operator.samples import KEPT_S, Watched, Window
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +20,7 @@ class _Tenant:
     since: float
     window: Window = field(default_factory=Window)
     began: bool = False
-    heard: dict[tuple[str, str], Subscription] = field(
-        default_factory=dict[tuple[str, str], Subscription]
-    )
+    figures: dict[str, Figures] = field(default_factory=dict[str, Figures])
 
 
 class Watching:
@@ -36,6 +30,8 @@ class Watching:
         self._bus = bus
         self._clock = clock
         self._tenants: dict[str, _Tenant] = {}
+        self._lost = False
+        bus.transport.on_reconnect(self._on_reconnect)
 
     async def watch(self, wanted: Collection[Watched]) -> None:
         """Watch what these need, and nothing else.
@@ -43,8 +39,15 @@ class Watching:
         Raises:
             MeshError: The bus does not answer; another try goes on from there.
         """
+        if self._lost:
+            # What was kept in memory went with its server; what is told from now on is kept again.
+            await turn_reports.prepare(self._bus)
+            for held in self._tenants.values():
+                for figures in held.figures.values():
+                    await figures.prepare()
+            self._lost = False
         for tenant in self._tenants.keys() - {one.tenant for one in wanted}:
-            await self._leave(self._tenants.pop(tenant))
+            await self._end(self._tenants.pop(tenant))
         by_tenant: dict[str, list[Watched]] = {}
         for one in wanted:
             by_tenant.setdefault(one.tenant, []).append(one)
@@ -54,13 +57,18 @@ class Watching:
             if held is None:
                 held = self._tenants[tenant] = _Tenant(Reader(self._bus, tenant), since)
             held.since = since
-            await self._hear(tenant, held, its)
+            await self._keep(tenant, held, its)
+
+    async def clear(self, unwanted: Collection[tuple[str, str]]) -> None:
+        """Have events, each after its tenant, kept no more, whoever had them kept."""
+        for tenant, event in unwanted:
+            await self._drop(Figures(self._bus, tenant, event, clock=self._clock))
 
     async def window(self, tenant: str) -> Window | None:
         """What is known of a tenant's turns up to now; None if it is not watched.
 
         Raises:
-            MeshError: The stream does not answer.
+            MeshError: A stream does not answer.
         """
         held = self._tenants.get(tenant)
         if held is None:
@@ -70,48 +78,43 @@ class Watching:
             held.began = True
         for one in await held.reader.read():
             held.window.add(one.at, one.report)
+        for figures in held.figures.values():
+            for figure in await figures.read():
+                held.window.add_figure(figure)
         held.window.forget(before=held.since)
         return held.window
 
     async def stop(self) -> None:
-        """Watch nothing any more."""
+        """Watch nothing any more; what is kept is for the next leader."""
         while self._tenants:
             _, held = self._tenants.popitem()
-            await self._leave(held)
+            for figures in held.figures.values():
+                await figures.leave()
 
-    async def _hear(self, tenant: str, held: _Tenant, wanted: Sequence[Watched]) -> None:
-        names = {event for one in wanted for event in one.events}
-        for event in held.heard.keys() - names:
-            await held.heard.pop(event).unsubscribe()
-        for event in names - held.heard.keys():
-            thing, _, name = event[0].partition(".")
-            held.heard[event] = await self._bus.transport.subscribe(
-                subjects.event(tenant, thing, name),
-                lambda packet, figure=event[1]: self._on_figure(held.window, figure, packet),
-            )
+    async def _keep(self, tenant: str, held: _Tenant, wanted: Sequence[Watched]) -> None:
+        names: dict[str, set[str]] = {}
+        for one in wanted:
+            for event, name in one.events:
+                names.setdefault(event, set()).add(name)
+        for event in held.figures.keys() - names.keys():
+            await self._drop(held.figures.pop(event))
+        for event, its in names.items():
+            known = held.figures.get(event)
+            if known is None:
+                known = Figures(self._bus, tenant, event, clock=self._clock)
+                await known.prepare()
+                held.figures[event] = known
+            known.names = frozenset(its)
 
-    def _on_figure(self, window: Window, name: str, packet: Packet) -> None:
-        data = _data_of(packet)
-        figure = figure_from(name, data, at=self._clock()) if data is not None else None
-        if figure is None:
-            logger.debug("an event on %s has no figure for %s", packet.subject, name)
-        else:
-            window.add_figure(figure)
+    async def _end(self, held: _Tenant) -> None:
+        for figures in held.figures.values():
+            await self._drop(figures)
 
-    async def _leave(self, held: _Tenant) -> None:
-        for subscription in held.heard.values():
-            with suppress(MeshError):
-                await subscription.unsubscribe()
+    async def _drop(self, figures: Figures) -> None:
+        try:
+            await figures.drop()
+        except MeshError as exc:
+            logger.warning("events go on being kept that no rollout needs: %s", exc)
 
-
-def _data_of(packet: Packet) -> dict[str, Any] | None:
-    """The data of an event: a CloudEvent's, or any JSON object."""
-    try:
-        return CloudEvent.from_packet(packet).data
-    except InvalidMessage:
-        pass
-    try:
-        data: Any = json.loads(packet.payload)
-    except (ValueError, RecursionError):
-        return None
-    return cast("dict[str, Any]", data) if isinstance(data, dict) else None
+    def _on_reconnect(self) -> None:
+        self._lost = True

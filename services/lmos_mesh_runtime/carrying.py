@@ -14,6 +14,7 @@ from lmos_mesh.messages import (
     Answer,
     Converse,
     Decision,
+    LeftOut,
     Turn,
     TurnReport,
     Utterance,
@@ -102,8 +103,7 @@ class Carrier:
             report = relay.report(outcome, conversation=conversation, turn=turn.turn, error=code)
             self._tell(call.tenant, report)
         mirrored = self._ways.mirrored(relay.way, f"{conversation}.{turn.turn}")
-        # What several agents make of a message is not compared: each would have to be the same.
-        if mirrored is not None and relay.repeatable and not ended.parts:
+        if mirrored is not None:
             mirrorable = Mirrorable(
                 request=request,
                 way=relay.way,
@@ -113,9 +113,18 @@ class Carrier:
                 answer=ended.answer,
                 answered=not ended.asked_back,
                 handed_over=bool(ended.handovers),
+                left_out=self._left_out(ended, relay),
             )
             asyncio.get_running_loop().call_soon(self._shadows.mirror, mirrorable, mirrored)
         return answer, ended
+
+    @staticmethod
+    def _left_out(ended: Turn, relay: Relay) -> LeftOut:
+        """Why a turn is not mirrored; empty if it is."""
+        # What several agents make of a message is not compared: each would have to be the same.
+        if ended.parts:
+            return "several"
+        return "" if relay.repeatable else "once"
 
     def _shadow_ask(self, turn: Mirrorable, decision: Decision, relay: Relay) -> Ask | None:
         """What a shadow asks of an agent; None if that must not be done twice."""

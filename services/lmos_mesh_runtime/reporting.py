@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, cast
 
 from lmos_mesh.invocation import ANONYMIZATION
-from lmos_mesh.messages import ReportedPart, TurnReport
+from lmos_mesh.messages import LeftOut, ReportedPart, TurnReport
 from lmos_mesh_runtime.routing import Way
 
 Send = Callable[[str, Any], Awaitable[None]]
@@ -69,6 +69,7 @@ class Relay:
         error: str = "",
         shadow: bool = False,
         same: bool | None = None,
+        left_out: LeftOut = "",
     ) -> TurnReport:
         """How the turn went, at its end."""
         return TurnReport(
@@ -86,6 +87,7 @@ class Relay:
             parts=self.parts,
             shadow=shadow,
             same=same,
+            left_out=left_out,
             rollout=self.way.rollout,
         )
 

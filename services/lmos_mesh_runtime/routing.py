@@ -4,6 +4,7 @@ Pure: it reads an index that somebody else keeps up to date.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from lmos_mesh.resources import ChannelRollout
 from lmos_mesh.things import DEFAULT_SUBSET, Capability, Thing
 from lmos_mesh.weights import Side, Speaker, name_of, shadow_of, side_of
 from lmos_mesh.wiring import Wiring, Wirings, not_in
+
+BEHIND_S = 30.0
+"""How long one replica may know less than another; a store that was made anew counts from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,13 @@ class Ways:
     # -- the release line --
 
     def side(
-        self, request: Converse, tenant: str, conversation: str, kept: Side | None
+        self,
+        request: Converse,
+        tenant: str,
+        conversation: str,
+        kept: Side | None,
+        *,
+        age_s: float = math.inf,
     ) -> Side | None:
         """What is kept with a conversation from now on.
 
@@ -65,17 +75,23 @@ class Ways:
             tenant: Whose it is.
             conversation: What is drawn by.
             kept: What was kept so far; None for a new conversation.
+            age_s: How long ago, in seconds.
         """
         if request.subset is not None:
             return kept
+        as_of = self._index.revision
+        if kept is not None and kept.as_of > as_of and age_s < BEHIND_S:
+            # Another replica has heard of a step that we have yet to hear of: it knows better.
+            return kept
         rollout = self._index.rollout(tenant, request.channel)
-        usual = Side(subset=self.usual(tenant, request.channel))
+        usual = Side(subset=self.usual(tenant, request.channel), as_of=as_of)
         if rollout is None:
             return usual
         speaker = Speaker(
             conversation=conversation, user=request.user, attributes=request.attributes
         )
-        return side_of(rollout, speaker, kept) or usual
+        side = side_of(rollout, speaker, kept)
+        return usual if side is None else side.model_copy(update={"as_of": as_of})
 
     def way(self, request: Converse, tenant: str, side: Side | None) -> Way:
         """Where the turn goes: as the caller says, else to the conversation's side."""

@@ -157,11 +157,12 @@ class Runtime:
     ) -> Side | None:
         """Which release line carries a conversation; one that changes channels is drawn anew."""
         if record is None or record.channel != request.channel:
-            kept = None
-        else:
-            # One without a side is older than rollouts.
-            kept = record.side or Side(subset=self._ways.usual(tenant, request.channel))
-        return self._ways.side(request, tenant, conversation, kept)
+            return self._ways.side(request, tenant, conversation, None)
+        # One without a side is older than rollouts.
+        kept = record.side or Side(subset=self._ways.usual(tenant, request.channel))
+        began = max((one.began for one in record.turns), default=0.0)
+        age_s = self._clock() - began
+        return self._ways.side(request, tenant, conversation, kept, age_s=age_s)
 
     async def _repeat(self, turn: Turn, call: Call, conversation: str) -> Answer:
         """The same turn again gives the same answer."""

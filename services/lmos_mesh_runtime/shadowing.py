@@ -14,7 +14,7 @@ from typing import Any
 from lmos_mesh import calls
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import HandedOver, MeshError
-from lmos_mesh.messages import Converse, Decision, TurnReport, Utterance
+from lmos_mesh.messages import Converse, Decision, LeftOut, TurnReport, Utterance
 from lmos_mesh_runtime.asking import Ask
 from lmos_mesh_runtime.reporting import Relay, is_same
 from lmos_mesh_runtime.routing import Mirrored, Way
@@ -30,6 +30,7 @@ class Mirrorable:
         answer: What the user got.
         answered: Whether an agent gave it; else the mesh has asked back.
         handed_over: Whether one agent handed over to another.
+        left_out: Why it is only counted, and nobody is asked; empty if it is asked.
         conversation: Its id.
         turn: Its id.
     """
@@ -42,6 +43,7 @@ class Mirrorable:
     answer: str
     answered: bool
     handed_over: bool = False
+    left_out: LeftOut = ""
 
 
 Decide = Callable[[Converse, Way, Sequence[Utterance]], Awaitable[Decision]]
@@ -50,11 +52,7 @@ MakeAsk = Callable[[Mirrorable, Decision, Relay], Ask | None]
 
 
 class Shadows:
-    """Asks for the answers that are only compared.
-
-    Attributes:
-        left_out: Turns that were not mirrored since too many were under way.
-    """
+    """Asks for the answers that are only compared, and tells which turns nobody was asked for."""
 
     def __init__(
         self,
@@ -66,7 +64,6 @@ class Shadows:
         tell: Callable[[str, TurnReport], None],
         most: int,
     ) -> None:
-        self.left_out = 0
         self._bus = bus
         self._decide = decide
         self._make_ask = make_ask
@@ -77,13 +74,20 @@ class Shadows:
 
     def mirror(self, turn: Mirrorable, to: Mirrored) -> None:
         """Begin to ask another release line the same; there is nothing to wait for."""
-        if self._running >= self._most:
-            self.left_out += 1
+        turn = replace(turn, way=replace(turn.way, subset=to.subset, rollout=to.rollout))
+        left_out = turn.left_out or ("busy" if self._running >= self._most else "")
+        if left_out:
+            self._tell_left_out(turn, left_out)
             return
-        way = replace(turn.way, subset=to.subset, rollout=to.rollout)
         self._running += 1
-        if self._bus.spawn(self._carry(replace(turn, way=way)), name="shadow") is None:
+        if self._bus.spawn(self._carry(turn), name="shadow") is None:
             self._running -= 1
+
+    def _tell_left_out(self, turn: Mirrorable, why: LeftOut) -> None:
+        relay = Relay(turn.way, _unheard, time.perf_counter)
+        named: dict[str, Any] = {"conversation": turn.conversation, "turn": turn.turn}
+        report = relay.report("cancelled", shadow=True, left_out=why, **named)
+        self._tell(turn.way.tenant, report)
 
     async def _carry(self, turn: Mirrorable) -> None:
         # The user's turn is over, and its deadline is none of ours.
@@ -106,6 +110,7 @@ class Shadows:
             else:
                 ask = self._make_ask(turn, decision, relay) if turn.answered else None
                 if turn.answered and ask is None:
+                    self._tell_left_out(turn, "once")
                     return
                 if ask is None:
                     # The user was asked back: that this one would not is what there is to know.

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from lmos_mesh.errors import Conflict, DeadlineExceeded, InvalidMessage, TooLarge, Unavailable
+from lmos_mesh.events import unix_time
 from lmos_mesh.transport import (
+    KEPT_AT,
     Bucket,
     Change,
     Entry,
@@ -962,6 +964,36 @@ async def test_a_log_is_read_on_after_what_was_read(mesh: Mesh) -> None:
         assert await stream.last() == 25
         await stream.erase(f"{mesh.tenant}.log.>")
         assert await stream.last() == 25
+
+
+async def test_a_log_says_when_it_kept_what_it_keeps(mesh: Mesh) -> None:
+    async with mesh.transport() as transport:
+        stream = transport.stream(log(mesh))
+        before = time.time()
+        await stream.append(f"{mesh.tenant}.log.x", b"1")
+        (found,) = await stream.read(f"{mesh.tenant}.log.>")
+
+        at = unix_time(found.headers[KEPT_AT])
+        assert at is not None
+        assert before - 1 < at < time.time() + 1
+
+
+async def test_a_log_that_is_dropped_keeps_nothing_until_it_is_used_again(mesh: Mesh) -> None:
+    async with mesh.transport() as transport, mesh.transport() as other:
+        where = log(mesh)
+        stream, theirs = transport.stream(where), other.stream(where)
+        subject = f"{mesh.tenant}.log.x"
+        await stream.append(subject, b"1")
+        assert len(await theirs.read(subject)) == 1
+
+        await stream.drop()
+        await stream.drop()
+        transport.publish(subject, b"2")
+        await transport.flush()
+
+        assert await theirs.read(subject) == []
+        await stream.append(subject, b"3")
+        assert [packet.payload for packet in await theirs.read(subject)] == [b"3"]
 
 
 async def test_a_log_forgets_the_oldest_of_more_than_it_keeps(mesh: Mesh) -> None:

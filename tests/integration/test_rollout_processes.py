@@ -3,6 +3,9 @@
 import asyncio
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -17,13 +20,15 @@ from lmos_mesh.messages import (
     APPLY_RESOURCE,
     CONVERSE,
     GET_RESOURCE,
+    STEER_ROLLOUT,
     ApplyResource,
     Converse,
     GetResource,
+    SteerRollout,
 )
 from lmos_mesh.resources import RolloutStatus
 from tests.conftest import FrailServer
-from tests.integration.processes import Deployment, Process
+from tests.integration.processes import Deployment, Process, until
 
 AGENT = '''
 import asyncio, os, random
@@ -190,6 +195,174 @@ async def test_good_canaries_are_promoted_and_bad_ones_rolled_back_whoever_is_ki
         assert users.flipped("ivr", way=("slow", "stable")) == []
         after = [users.seen[f"after-{channel}"] for channel in CANARIES]
         assert after == [["good"], ["stable"], ["stable"]]
+
+
+TWICE = '''
+import os
+from lmos_mesh import Agent, run_agents
+
+SUBSET = os.environ["TEST_SUBSET"]
+billing = Agent("billing", description="Answers questions about bills.", subset=SUBSET)
+
+@billing.capability(examples=["show my bill", "how much do I owe?"])
+async def view_bill(question: str) -> str:
+    """Show a customer's latest bill."""
+    if SUBSET == "faulty" and hash(question) % 2:
+        raise ValueError("the bill is lost")
+    return f"the bill ({SUBSET})" if "differently" in question else "the bill"
+
+@billing.capability(examples=["pay now", "transfer the money"], idempotent=False)
+async def pay(question: str) -> str:
+    """Pay what a customer owes."""
+    return "paid"
+
+run_agents([billing])
+'''
+
+
+class Customers:
+    """Who asks on one channel, each time as a new conversation."""
+
+    def __init__(self, mesh: Mesh, channel: str) -> None:
+        self.mesh = mesh
+        self.channel = channel
+        self.subsets: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        self._numbers = itertools.count()
+
+    async def ask(self, message: str, *, conversation: str = "", user: str | None = None) -> str:
+        request = Converse(
+            message=message,
+            conversation=conversation or f"{self.channel}-{next(self._numbers)}",
+            channel=self.channel,
+            agent="billing",
+            user=user,
+        )
+        answer = await self.mesh.bus.call(CONVERSE, request, timeout_s=20)
+        self.subsets[answer.subset] += 1
+        self.asked[message.partition(" no ")[0]] += 1
+        return answer.subset
+
+    async def go_on(self, stop: asyncio.Event, *users: str | None) -> None:
+        for number, user in zip(itertools.count(), itertools.cycle(users)):
+            if stop.is_set():
+                return
+            said = "transfer the money" if number % 5 == 0 else "show my bill"
+            said = "show my bill differently" if number % 5 == 1 else said
+            await self.ask(f"{said} no {number}", user=user)
+
+    async def until_on(self, subset: str, *, conversation: str = "") -> None:
+        """The runtime hears of a step a moment after it is written."""
+
+        async def there() -> bool:
+            return await self.ask("show my bill", conversation=conversation) == subset
+
+        await until(there, within_s=20)
+
+
+async def steered(mesh: Mesh, name: str, action: str) -> RolloutStatus:
+    request = SteerRollout.model_validate({"name": name, "action": action, "reason": "told so"})
+    found = await mesh.bus.call(STEER_ROLLOUT, request, timeout_s=20, nobody_s=20)
+    return RolloutStatus.model_validate(found.resource["status"])
+
+
+async def in_the_terminal(url: str, *arguments: str) -> str:
+    """What `lmos` prints."""
+    command = [sys.executable, "-m", "lmos_mesh.cli", *arguments]
+    env = {**os.environ, "LMOS_NATS_URL": url, "COLUMNS": "200"}
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.timeout(240)
+async def test_a_shadow_is_only_compared_and_blue_and_green_change_places_and_back(
+    deployment: Deployment,
+) -> None:
+    started = [
+        deployment.start_agent(TWICE, name=subset, TEST_SUBSET=subset)
+        for subset in ("stable", "good", "faulty")
+    ]
+    deployment.services("registry", "router", "runtime")
+    operators = deployment.services("operator", "operator")
+    for one in started:
+        one.wait_ready()
+    started[-1].expected = "the bill is lost"
+    analysis = {"windowSeconds": 2, "minTurns": 20, "checks": [{"metric": "errors"}]}
+    wanted: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "web": ("shadow", "good", {"analysis": analysis}),
+        "ivr": ("shadow", "faulty", {"analysis": {**analysis, "windowSeconds": 20}}),
+        "app": ("blueGreen", "good", {"analysis": analysis, "match": {"users": ["ada"]}}),
+    }
+    needs = {"requiredCapabilities": [{"id": "view_bill", "version": ">=0.0.0"}]}
+    needs["requiredCapabilities"].append({"id": "pay", "version": ">=0.0.0"})
+    async with deployment.client() as mesh, asyncio.TaskGroup() as tasks:
+        talk = {channel: Customers(mesh, channel) for channel in wanted}
+        stop = asyncio.Event()
+        for channel, (strategy, canary, more) in wanted.items():
+            for subset in ("stable", canary):
+                await apply(
+                    mesh, "Channel", f"{channel}-{subset}", needs, channel=channel, subset=subset
+                )
+            named = {
+                side: {"name": f"{channel}-{of}"}
+                for side, of in (("canaryChannel", canary), ("stableChannel", "stable"))
+            }
+            await apply(
+                mesh, "ChannelRollout", channel, {"strategy": {strategy: {**named, **more}}}
+            )
+        for channel in wanted:
+            await until_status(mesh, channel, phase="Progressing")
+        try:
+            await talk["app"].ask("show my bill", conversation="longer")
+            for channel in wanted:
+                tasks.create_task(
+                    talk[channel].go_on(stop, *(("ada", None) if channel == "app" else (None,)))
+                )
+            _leader(operators).kill()
+            operators.append(deployment.start("operator"))
+
+            faulty = await until_status(mesh, "ivr", phase="RolledBack")
+            shadow = await until_status(mesh, "web", phase="Paused", paused_for="step")
+            green = await until_status(mesh, "app", phase="Paused", paused_for="step")
+            _leader(operators).kill()
+            operators.append(deployment.start("operator"))
+        finally:
+            stop.set()
+
+        # Nobody has seen a word of a shadow, and all that was told of it is kept by who took over.
+        assert set(talk["web"].subsets) == set(talk["ivr"].subsets) == {"stable"}
+        assert shadow.compared is not None
+        assert faulty.compared is not None
+        assert (shadow.canary_weight, shadow.compared.failed, shadow.compared.busy) == (0, 0, 0)
+        assert min(shadow.compared.same, shadow.compared.different, shadow.compared.once) > 0
+        assert shadow.compared.same > shadow.compared.different
+        assert faulty.compared.failed > 0
+        assert "of the canary's turns failed" in faulty.message
+        said = await in_the_terminal(deployment.url, "rollout", "status", "web")
+        turns = shadow.compared.same + shadow.compared.different
+        assert f"compared {turns} turns: {shadow.compared.same} the same" in said
+        assert f"not compared {shadow.compared.once} that must not be done twice" in said
+        await steered(mesh, "web", "promote")
+        await talk["web"].until_on("good")
+
+        # Who is named had a look at it, and nobody else; then all change places, and back.
+        assert talk["app"].subsets.keys() == {"stable", "good"}
+        assert abs(talk["app"].subsets["good"] - talk["app"].subsets["stable"]) <= 2
+        assert green.canary_weight == 0
+        assert (await steered(mesh, "app", "promote")).canary_weight == 100
+        await talk["app"].until_on("good", conversation="longer")
+        assert await talk["app"].ask("show my bill") == "good"
+        assert (await steered(mesh, "app", "abort")).canary_weight == 0
+        await talk["app"].until_on("stable", conversation="longer")
+        assert await talk["app"].ask("show my bill") == "stable"
+        assert await talk["app"].ask("show my bill", user="ada") == "stable"
+        told = [(one["what"], one["canary_weight"]) for one in await audited(mesh, "app")]
+        assert told == [("began", 0), ("paused", 0), ("promoted", 100), ("aborted", 0)]
+        last = (await audited(mesh, "app"))[-1]
+        assert (last["by_hand"], last["reason"]) == ("abort", "told so")
 
 
 def _leader(operators: list[Process]) -> Process:

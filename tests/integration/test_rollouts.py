@@ -17,7 +17,7 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, NotFound
 from lmos_mesh.events import OF_OPERATOR, CloudEvent, kept, unix_time
-from lmos_mesh.messages import SteerRollout, TurnReport
+from lmos_mesh.messages import ReportedPart, SteerRollout, TurnReport
 from lmos_mesh.resource_index import key_of
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import (
@@ -30,6 +30,7 @@ from lmos_mesh.resources import (
     RolloutStatus,
 )
 from lmos_mesh.weights import Side, Speaker, side_of
+from lmos_mesh_operator.figures import log_of
 from lmos_mesh_operator.rollouts import Rollouts
 from tests.conftest import Mesh
 
@@ -49,6 +50,7 @@ class Stand:
         self.flipped: list[str] = []
         self.errors = {"canary": 0.01, "stable": 0.01}
         self.seconds = {"canary": 1.0, "stable": 1.0}
+        self.parts = 0.0
 
     async def put(self, resource: Resource) -> None:
         kept = await self.store.get(key_of(resource))
@@ -119,8 +121,14 @@ class Stand:
 
     def report(self, conversation: str, side: Side, dice: random.Random) -> None:
         bad = dice.random() < self.errors[side.subset]
+        parts: tuple[ReportedPart, ...] = ()
+        if self.parts:
+            partly = side.subset == "canary" and dice.random() < self.parts
+            second = ReportedPart(agent="travel", state="failed" if partly else "done")
+            parts = (ReportedPart(agent="billing"), second)
         report = TurnReport(
             conversation=conversation,
+            parts=parts,
             turn=f"{conversation}-{dice.random()}",
             channel="web",
             subset=side.subset,
@@ -355,6 +363,54 @@ async def test_a_figure_from_the_bus_rolls_a_canary_back(mesh: Mesh) -> None:
             await asyncio.sleep(0.02)
 
         assert "shop.csat score" in stand.status.message
+
+
+async def test_figures_that_were_told_before_an_operator_led_count_for_it(mesh: Mesh) -> None:
+    check = {"metric": "custom", "event": "shop.csat", "field": "score", "better": "higher"}
+    steps = [{"weight": 30, "holdSeconds": 60}]
+    async with standing(mesh) as stand:
+        subject = subjects.event(stand.bus.tenant, "shop", "csat")
+        async with operator(mesh):
+            analysis = {"windowSeconds": 60, "minTurns": 40, "checks": [check]}
+            await stand.begin(steps=steps, analysis=analysis)
+            await stand.until_phase("Progressing")
+            await asyncio.sleep(5 * TICK_S)
+        # Nobody leads, and whoever is the next one is told nothing any more.
+        for _ in range(50):
+            for subset, score in (("canary", 2.0), ("stable", 4.5)):
+                figure = json.dumps({"subset": subset, "score": score}).encode()
+                stand.bus.transport.publish(subject, figure)
+        await stand.bus.transport.flush()
+        edited = stand.rollout.model_copy(
+            update={
+                "status": stand.status.model_copy(update={"step_began": time.time() - 30}),
+            }
+        )
+        await stand.put(edited)
+        async with operator(mesh):
+            status = await stand.until_phase("RolledBack")
+            (verdict,) = status.verdicts
+            assert (verdict.canary_turns, verdict.stable_turns) == (50, 50)
+
+            # Of no use to anybody any more, they are kept no more.
+            stand.bus.transport.publish(subject, b"{}")
+            stream = stand.bus.transport.stream(log_of(subject))
+            for _ in range(500):
+                if not (left := await stream.read(subject)):
+                    break
+                await asyncio.sleep(0.02)
+            assert not left
+
+
+async def test_a_part_that_fails_counts_against_the_canary(mesh: Mesh) -> None:
+    async with standing(mesh) as stand, operator(mesh):
+        stand.parts = 0.2
+        steps = [{"weight": 30, "holdSeconds": 60}]
+        await stand.begin(steps=steps, analysis={"windowSeconds": 4, "minTurns": 30})
+
+        status = await stand.until_phase("RolledBack")
+
+        assert "of the canary's turns failed" in status.message
 
 
 def _seconds(one: CloudEvent, other: CloudEvent) -> float:

@@ -49,6 +49,7 @@ class Canary:
         self.go.set()
         self.told: list[TurnReport] = []
         self.subsets: list[str | None] = []
+        self.asked: list[Ask] = []
 
     async def decide(self, request: Converse, way: Way, history: Sequence[Utterance]) -> Decision:
         self.subsets.append(way.subset)
@@ -71,6 +72,7 @@ class Canary:
         )
 
     async def ask(self, one: Ask) -> str:
+        self.asked.append(one)
         if self.answer == "lost":
             raise Unavailable("nobody is there")
         if self.answer == "over":
@@ -85,7 +87,7 @@ class Canary:
 
 async def reported(
     mesh: MemoryMesh, canary: Canary, *turns: Mirrorable, most: int = 4
-) -> tuple[Shadows, list[TurnReport]]:
+) -> list[TurnReport]:
     async with mesh.bus() as bus:
         shadows = Shadows(
             bus,
@@ -100,11 +102,11 @@ async def reported(
         canary.go.set()
         for _ in range(20):
             await asyncio.sleep(0)
-    return shadows, canary.told
+    return canary.told
 
 
 async def test_an_answer_is_compared_and_reported(memory_mesh: MemoryMesh) -> None:
-    _, told = await reported(memory_mesh, Canary("39.99  €\n"), turn())
+    told = await reported(memory_mesh, Canary("39.99  €\n"), turn())
 
     (report,) = told
     assert (report.subset, report.agent, report.outcome) == ("canary", "billing", "answered")
@@ -114,7 +116,7 @@ async def test_an_answer_is_compared_and_reported(memory_mesh: MemoryMesh) -> No
 
 
 async def test_another_answer_is_another_one(memory_mesh: MemoryMesh) -> None:
-    _, told = await reported(memory_mesh, Canary("40 €"), turn())
+    told = await reported(memory_mesh, Canary("40 €"), turn())
 
     assert [one.same for one in told] == [False]
     assert is_same("a  b\n", "a b")
@@ -122,7 +124,7 @@ async def test_another_answer_is_another_one(memory_mesh: MemoryMesh) -> None:
 
 
 async def test_a_failure_is_reported_and_hurts_nobody(memory_mesh: MemoryMesh) -> None:
-    _, told = await reported(memory_mesh, Canary("lost"), turn())
+    told = await reported(memory_mesh, Canary("lost"), turn())
 
     assert [(one.outcome, one.error, one.same) for one in told] == [
         ("failed", Unavailable.code, None)
@@ -135,7 +137,7 @@ async def test_nobody_else_is_asked_where_a_shadow_is_handed_over(
 ) -> None:
     one = replace(turn(), handed_over=handed_over)
 
-    _, told = await reported(memory_mesh, Canary("over"), one)
+    told = await reported(memory_mesh, Canary("over"), one)
 
     assert [(one.outcome, one.handovers, one.same) for one in told] == [
         ("answered", 1, handed_over)
@@ -146,17 +148,28 @@ async def test_what_must_not_be_done_twice_is_left_alone(memory_mesh: MemoryMesh
     canary = Canary()
     canary.twice = False
 
-    _, told = await reported(memory_mesh, canary, turn())
+    told = await reported(memory_mesh, canary, turn())
 
-    assert told == []
+    assert [(one.outcome, one.left_out, one.same) for one in told] == [("cancelled", "once", None)]
+    assert canary.asked == []
+
+
+async def test_what_is_not_asked_at_all_is_told_with_its_reason(memory_mesh: MemoryMesh) -> None:
+    canary = Canary()
+
+    (report,) = await reported(memory_mesh, canary, turn(left_out="several"))
+
+    assert (report.outcome, report.left_out, report.shadow) == ("cancelled", "several", True)
+    assert (report.subset, report.rollout) == ("canary", "default/web")
+    assert canary.subsets == []
 
 
 async def test_who_asks_back_where_the_other_does_is_the_same(memory_mesh: MemoryMesh) -> None:
     unsure = Decision(outcome="unsure")
 
-    _, both = await reported(memory_mesh, Canary(decision=unsure), turn(answered=False))
-    _, one = await reported(memory_mesh, Canary(decision=unsure), turn())
-    _, other = await reported(memory_mesh, Canary(), turn(answered=False))
+    both = await reported(memory_mesh, Canary(decision=unsure), turn(answered=False))
+    one = await reported(memory_mesh, Canary(decision=unsure), turn())
+    other = await reported(memory_mesh, Canary(), turn(answered=False))
 
     assert [(one.outcome, one.same) for one in both] == [("asked_back", True)]
     assert [(one.outcome, one.same) for one in one] == [("asked_back", False)]
@@ -169,10 +182,8 @@ async def test_only_so_many_run_at_a_time_and_the_rest_is_left_out(
     canary = Canary()
     canary.go.clear()
 
-    shadows, told = await reported(
-        memory_mesh, canary, *(turn(f"t{number}") for number in range(7)), most=2
-    )
+    told = await reported(memory_mesh, canary, *(turn(f"t{number}") for number in range(7)), most=2)
 
-    assert shadows.left_out == 5
-    assert [one.turn for one in told] == ["t0", "t1"]
+    assert [one.turn for one in told if one.left_out == "busy"] == [f"t{n}" for n in range(2, 7)]
+    assert [one.turn for one in told if not one.left_out] == ["t0", "t1"]
     assert canary.subsets == ["canary", "canary"]

@@ -274,6 +274,18 @@ def test_a_rollout_shows_its_steps_and_what_was_measured() -> None:
     assert rollout_line(one).plain == "new  RolledBack  0 %, step 1/2: errors"
 
 
+def test_a_shadow_shows_what_was_compared_and_what_was_not() -> None:
+    some = {"same": 45, "different": 4, "failed": 1, "several": 7, "once": 0, "busy": 2}
+
+    said = shown(screen_of(rollout(phase="Progressing", compared=some)))
+    none = shown(screen_of(rollout(phase="Progressing", compared={"same": 0})))
+
+    assert "compared 50 turns: 45 the same (90 %), 4 different, 1 failed" in said
+    assert "not compared 7 of several requests, 2 for which there was no room" in said
+    assert "compared no turn so far" in none
+    assert "not compared" not in none
+
+
 @pytest.mark.parametrize(
     ("status", "stable", "canary"),
     [

@@ -58,6 +58,7 @@ def test_a_client_that_keeps_the_history_sends_it_along_and_nothing_is_stored():
             said("assistant", "hello"),
             said("user", "my bill?"),
             user="u1",
+            metadata={"staff": "true"},
         ),
         channel="web",
         subset="stable",
@@ -72,6 +73,7 @@ def test_a_client_that_keeps_the_history_sends_it_along_and_nothing_is_stored():
     assert not question.store
     assert question.conversation is None
     assert question.user == "u1"
+    assert question.attributes == {"staff": "true"}
 
 
 def test_in_a_conversation_that_the_mesh_keeps_only_the_last_message_is_new():

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from lmos_mesh.messages import TurnReport
+from lmos_mesh.resources import Compared
 from lmos_mesh_operator.samples import Figure, Place, Window, figure_from
 
 CANARY, STABLE = Place("web", "canary"), Place("web", "stable")
@@ -39,6 +40,20 @@ def test_what_each_turn_came_to_is_counted() -> None:
     assert window.sample(STABLE, since=0, until=20).turns == 1
 
 
+def test_a_turn_of_several_requests_of_which_one_failed_has_failed() -> None:
+    window = Window()
+    done, failed, left_out = (
+        {"agent": "a", "state": state} for state in ("done", "failed", "skipped")
+    )
+    for parts in ([done, done], [done, failed], [done, left_out]):
+        window.add(10.0, report(parts=parts, total_s=len(parts)))
+
+    found = window.sample(CANARY, since=0, until=20)
+
+    assert (found.turns, found.answered, found.failed) == (3, 2, 1)
+    assert len(found.seconds) == 2
+
+
 def test_only_turns_of_the_window_count_however_late_they_are_told() -> None:
     window = Window()
     for at in (1.0, 5.0, 3.0, 9.0, 2.0):
@@ -64,6 +79,31 @@ def test_a_shadow_is_apart() -> None:
 
     assert window.sample(CANARY, since=0, until=2).turns == 0
     assert window.sample(Place("web", "canary", shadow=True), since=0, until=2).turns == 1
+
+
+def test_what_became_of_mirrored_turns_is_counted_and_what_was_not_mirrored_too() -> None:
+    window, shadow = Window(), Place("web", "canary", shadow=True)
+    told: list[dict[str, Any]] = [
+        *[{"same": True}] * 3,
+        {"same": False},
+        {"outcome": "asked_back", "same": True},
+        {"outcome": "failed"},
+        {"outcome": "cancelled", "left_out": "several"},
+        {"outcome": "cancelled", "left_out": "once"},
+        {"outcome": "cancelled", "left_out": "busy"},
+        {"outcome": "cancelled"},
+        {"same": True, "rollout": "default/another"},
+    ]
+    for one in told:
+        given: dict[str, Any] = {"shadow": True, "rollout": "default/web", **one}
+        window.add(5.0, report(**given))
+
+    found = window.compared(shadow, since=0, until=9, rollout="default/web")
+
+    assert found == Compared(same=4, different=1, failed=1, several=1, once=1, busy=1)
+    assert window.compared(shadow, since=6, until=9, rollout="default/web") == Compared()
+    judged = window.sample(shadow, since=0, until=9, rollouts=("default/web",))
+    assert (judged.turns, judged.failed, judged.asked_back) == (6, 1, 1)
 
 
 def test_figures_belong_to_a_subset_and_perhaps_a_channel() -> None:

@@ -13,6 +13,7 @@ from lmos_mesh.resources import (
     ChannelRollout,
     ChannelSpec,
     ChannelStatus,
+    Compared,
     Metadata,
     RolloutStatus,
     Verdict,
@@ -190,6 +191,21 @@ def test_a_shadow_without_analysis_goes_on_until_a_person_ends_it() -> None:
 
     assert (story.status.phase, story.status.shadow_percent) == ("Progressing", 100)
     assert story.steer("abort").status.shadow_percent == 0
+
+
+def test_what_a_shadow_s_answers_look_like_is_known_to_the_person_who_ends_it() -> None:
+    story = Story(rollout(shadow={})).wait()
+    assert not look_due(story.rollout, now=story.now + 9)
+    assert look_due(story.rollout, now=story.now + 10)
+    compared = Compared(same=9, different=1)
+
+    looked = next_step(story.rollout, BOTH, now=story.now + 10, verdicts=(), compared=compared)
+    story.become(looked)
+
+    assert story.kinds == ["began"]
+    assert (story.status.compared, story.status.phase) == (compared, "Progressing")
+    assert story.steer("promote").status.compared == compared
+    assert story.steer("restart").status.compared is None
 
 
 @pytest.mark.parametrize(("auto", "phase"), [(True, "Promoted"), (False, "Paused")])

@@ -35,6 +35,14 @@ async def count_sheep(question: str, context: Context):
         (here / "cancelled").touch()
         raise
 
+knowing = Agent("knowing", description="Says who is speaking.")
+
+@knowing.capability(examples=["who am I?", "do you know my name?", "what is known of me?"])
+async def say_who(question: str, context: Context):
+    "Say who is speaking."
+    known = sorted(context.attributes.items())
+    yield f"{context.user} {known}"
+
 frail = Agent("frail", description="Dies in the middle of a sentence, once.")
 
 @frail.capability(examples=["drop dead", "please die now", "end yourself", "say your last words"])
@@ -219,6 +227,34 @@ def test_a_chat_from_a_pipe_keeps_its_context(mesh: Mesh, lmos: Lmos) -> None:
     assert any("● live" in line for line in lines)
     assert "there is no command /nonsense" in done.stderr
     assert "never read" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_agents_and_rollouts_are_told_who_speaks(mesh: Mesh, lmos: Lmos, command: str) -> None:
+    given = ["--agent", "knowing", "--user", "ada", "--attribute", "staff=true"]
+    given += ["--attribute", "note=a=b"]
+    message = ["who am I?"] if command == "ask" else []
+
+    done = lmos(command, *given, *message, environ=mesh.environ, stdin="who am I?\n")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ada [('note', 'a=b'), ('staff', 'true')]\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["staff"], "--attribute 'staff' is no KEY=VALUE (say, e.g., --attribute staff=true)"),
+        (["=true"], "--attribute '=true' is no KEY=VALUE (say, e.g., --attribute staff=true)"),
+        (["a=1", "a=2"], "--attribute a has two values: '1' and '2'"),
+    ],
+)
+def test_an_attribute_that_is_none_is_one_sentence(lmos: Lmos, given: list[str], said: str) -> None:
+    options = [word for one in given for word in ("--attribute", one)]
+
+    done = lmos("ask", "who am I?", *options)
+
+    assert (done.returncode, done.stderr) == (1, f"lmos: {said}\n")
 
 
 def test_a_chat_goes_on_after_an_error_and_says_so_with_its_status(mesh: Mesh, lmos: Lmos) -> None:
