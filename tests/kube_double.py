@@ -83,14 +83,17 @@ class Kube(kmock.KubernetesEmulator):
             if self._current(request) is None:
                 return await self._render_error(k8s.KubernetesObjectNotFoundError())
             held = self._objects[key]
+            before = held.raw["metadata"]["resourceVersion"]
             held.patch(patch)
             raw = json.loads(json.dumps(held.raw))
-            bus = self._buses[request.resource]
-            await bus.put({"type": "MODIFIED", "object": raw})
             metadata = raw["metadata"]
-            if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
+            gone = metadata.get("deletionTimestamp") and not metadata.get("finalizers")
+            bus = self._buses[request.resource]
+            await bus.put({"type": "DELETED" if gone else "MODIFIED", "object": raw})
+            if gone:
                 held.delete()
-                await bus.put({"type": "DELETED", "object": raw})
+                # As a real one answers: in the version that was replaced.
+                raw = {**raw, "metadata": {**metadata, "resourceVersion": before}}
         return aiohttp.web.json_response(raw)
 
     def _prepare(self, request: Any, method: str, data: dict[str, Any]) -> None:

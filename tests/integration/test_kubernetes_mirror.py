@@ -159,6 +159,24 @@ async def test_what_is_deleted_in_the_cluster_is_gone_from_the_mesh(town: Town, 
     await town.seen(lambda: town.applied.get(Channel, "default", "web") is None)
 
 
+async def test_what_is_deleted_is_let_go_by_one_write(
+    town: Town, caplog: pytest.LogCaptureFixture
+):
+    async with town.operator():
+        for name in ("web", "app", "ivr"):
+            await town.create(channel(name))
+            await town.until("Channel", name, lambda o: condition(o, "Accepted"))
+        before = await town.quiet()
+        for name in ("web", "app", "ivr"):
+            await town.cluster.delete(OURS["Channel"], "default", name)
+        for name in ("web", "app", "ivr"):
+            await town.until("Channel", name, lambda o: o is None)
+
+        # Each is deleted by somebody, and let go by the operator.
+        assert await town.quiet() == before + 3 * 2
+    assert [one.getMessage() for one in caplog.records if "cannot mirror" in one.message] == []
+
+
 @pytest.mark.parametrize("away", [False, True])
 async def test_what_is_deleted_on_the_mesh_is_gone_from_the_cluster(town: Town, away: bool):
     async with town.operator():

@@ -188,12 +188,12 @@ class Mirror:
             step = self._next(key)
             if step is None:
                 return
+            before = self._seen.get(key)
             try:
                 if not await self._do(key, step):
                     return
             except (Conflict, NotFound):
                 # Somebody was faster; if nothing is different afterwards, it was something else.
-                before = self._seen.get(key)
                 await self.refresh(key)
                 now = self._seen.get(key)
                 if (before and before.version) == (now and now.version):
@@ -271,7 +271,10 @@ class Mirror:
         return True
 
     async def _take(self, key: ResourceKey, step: Post | Put, body: Mapping[str, Any]) -> None:
-        self.on_object(key.kind, body, False)
+        # Nobody keeps it any more: what was answered is how it was when it went, in a version that
+        # may be no newer than what was seen.
+        gone = Seen(key=key, body=body)
+        self.on_object(key.kind, body, gone.leaving and not gone.finalizers)
         seen = self._seen.get(key)
         if seen is None or (isinstance(step, Put) and step.status):
             return
