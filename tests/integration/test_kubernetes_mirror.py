@@ -14,6 +14,7 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.resources import Agent, Channel, ChannelRouting
 from lmos_mesh_operator import Operator, OperatorSettings
+from lmos_mesh_operator.kubernetes import mode
 from lmos_mesh_operator.kubernetes.cluster import OURS
 from tests.conftest import MemoryMesh
 from tests.kube_town import (
@@ -361,6 +362,30 @@ async def test_only_the_namespaces_that_are_named_are_mirrored(town: Town):
     assert [
         path for _, path, _ in town.kube.written if path.endswith("elsewhere/channels/mine")
     ] == []
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_namespace_in_which_we_have_no_rights_any_more_leaves_the_others_alone(
+    town: Town, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, running: bool
+):
+    monkeypatch.setattr(mode, "_FIRST_READ_AGAIN_S", 0.2)
+    monkeypatch.setattr(mode, "_READ_AGAIN_S", 0.2)
+    monkeypatch.setattr(mode, "_AGAIN_S", 0.2)
+    caplog.set_level("INFO")
+    if not running:
+        town.kube.closed = {"gone"}
+    async with town.operator(operator_namespaces="gone,default"):
+        if running:
+            await town.seen(lambda: "mirroring gone, default" in caplog.text)
+            town.kube.closed = {"gone"}
+        await town.seen(lambda: "mirroring default of the cluster" in caplog.text)
+        await town.create(channel())
+        await town.until("Channel", "web", lambda o: condition(o, "Accepted"))
+        assert caplog.text.count("namespace 'gone' is not mirrored: GET") == 1
+
+        town.kube.closed = set()
+        caplog.clear()
+        await town.seen(lambda: "mirroring gone, default of the cluster" in caplog.text)
 
 
 async def test_a_cluster_without_our_definitions_is_told_of_and_tried_again(
