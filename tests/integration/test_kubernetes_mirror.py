@@ -18,6 +18,7 @@ from lmos_mesh_operator.kubernetes import mode
 from lmos_mesh_operator.kubernetes.cluster import OURS
 from tests.conftest import MemoryMesh
 from tests.kube_town import (
+    SOON_S,
     Town,
     agent,
     channel,
@@ -160,9 +161,7 @@ async def test_what_is_deleted_in_the_cluster_is_gone_from_the_mesh(town: Town, 
     await town.seen(lambda: town.applied.get(Channel, "default", "web") is None)
 
 
-async def test_what_is_deleted_is_let_go_by_one_write(
-    town: Town, caplog: pytest.LogCaptureFixture
-):
+async def test_what_is_deleted_is_let_go_by_one_write(town: Town, caplog: pytest.LogCaptureFixture):
     async with town.operator():
         for name in ("web", "app", "ivr"):
             await town.create(channel(name))
@@ -341,6 +340,24 @@ async def test_another_operator_goes_on_when_the_one_that_leads_is_gone(town: To
         await first.aclose()
         await town.create(channel("app"))
         await town.until("Channel", "app", lambda o: condition(o, "Accepted"))
+
+
+async def test_two_meshes_on_one_cluster_are_told_of_and_do_not_write_for_ever(town: Town):
+    mesh = MemoryMesh()
+    async with mesh.bus() as bus, mesh.bus() as reader:
+        applied = Applied(reader)
+        await applied.follow()
+        other = Town(mesh, bus, applied, town.kube, town.cluster)
+        async with town.operator(), other.operator():
+            await town.create(channel())
+            await other.seen(lambda: applied.get(Channel, "default", "web") is not None)
+            await town.seen(lambda: town.applied.get(Channel, "default", "web") is not None)
+            await town.seen(lambda: town.events("OtherMesh"))
+            async with asyncio.timeout(SOON_S):
+                await town.quiet()
+
+    assert len(town.events("OtherMesh")) == 1
+    assert "LMOS_OPERATOR_NAMESPACES" in town.events("OtherMesh")[0]["message"]
 
 
 async def test_only_the_namespaces_that_are_named_are_mirrored(town: Town):
