@@ -10,8 +10,8 @@ from lmos_mesh_operator.kubernetes.mirroring import Seen
 PAUSE_S = 60.0
 """For how long an object is left alone."""
 OTHER_MESH = (
-    "another mesh mirrors it as well, and each undoes what the other has written: tell the operator "
-    "of each which namespaces are its own (`operator.namespaces` of the chart, or "
+    "another mesh mirrors it as well, and each undoes what the other has written: tell the "
+    "operator of each which namespaces are its own (`operator.namespaces` of the chart, or "
     "LMOS_OPERATOR_NAMESPACES)"
 )
 
