@@ -37,9 +37,15 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def rendered(chart: Path, values: Mapping[str, Any] | None = None) -> list[Object]:
+def rendered(
+    chart: Path,
+    values: Mapping[str, Any] | None = None,
+    *,
+    name: str = "demo",
+    namespace: str = "prod",
+) -> list[Object]:
     with helm.Chart.load(str(chart)) as loaded:
-        texts = loaded.render(dict(values or {}), name="demo", namespace="prod")
+        texts = loaded.render(dict(values or {}), name=name, namespace=namespace)
     return [
         one
         for path, text in texts.items()
@@ -105,6 +111,33 @@ def test_helm_finds_nothing_to_complain_of(chart: Path):
         ({"agents": [{"name": "billing"}]}, "command"),
         ({"nope": 1}, "nope"),
         ({"nats": {"enabled": False}}, "nats.url"),
+        ({"nats": {"enabled": False, "url": "ws://nats"}}, "/nats/url"),
+        ({"nats": {"enabled": False, "url": "nats://eve:secret@nats"}}, "into a Secret"),
+        ({"nats": {"url": "nats://nats"}}, "nats.enabled to false"),
+        ({"tenant": "a b"}, "/tenant"),
+        ({"affinty": {}}, "affinty"),
+        ({"services": {"regstry": {"replicas": 3}}}, "/services/regstry"),
+        ({"services": {"registry": {"replicas": "two"}}}, "/services/registry/replicas"),
+        ({"adapters": {"http": {"ingress": {"enabled": True}}}}, "ingress.host"),
+        (
+            {
+                "agents": [
+                    {"name": "billing-canary", "command": ["a"]},
+                    {"name": "billing", "subset": "canary", "command": ["a"]},
+                ]
+            },
+            "two of them would be Deployment demo-lmos-agent-billing-canary",
+        ),
+        (
+            {
+                "nats": {"enabled": False, "url": "nats://nats"},
+                "keda": {"enabled": True},
+                "agents": [
+                    {"name": "a", "command": ["a"], "queue": {"stream": "S", "consumer": "c"}}
+                ],
+            },
+            "monitoringEndpoint",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(
@@ -112,6 +145,114 @@ def test_values_that_make_no_sense_are_refused_by_name(
 ):
     with pytest.raises(Exception, match=said):
         rendered(chart, values)
+
+
+def test_what_is_named_in_digits_is_text_all_the_same(chart: Path):
+    values = {"agents": [{"name": "1", "subset": "2", "tenant": "3", "command": ["a"]}]}
+    for one in rendered(
+        chart, {**values, "image": {"pullSecrets": ["4"]}}, name="5", namespace="6"
+    ):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+
+
+def test_names_are_as_long_as_they_may_be_and_those_of_one_agent(chart: Path):
+    of_two: list[Object] = [
+        {"name": "a" * 40, "subset": subset, "command": ["a"]} for subset in ("b" * 40, "c" * 40)
+    ]
+    of_tenants: list[Object] = [
+        {"name": "billing", "command": ["a"]},
+        {"name": "billing", "tenant": "ACME_2", "command": ["a"]},
+    ]
+    objects = rendered(chart, {"agents": [*of_two, *of_tenants]}, name="r" * 50)
+
+    agents = [
+        one for one in of_kind(objects, "Deployment") if "lmos.eclipse/agent" in labels_of(one)
+    ]
+    names = [one["metadata"]["name"] for one in agents]
+    assert len(set(names)) == 4
+    assert {len(name) <= 63 for name in names} == {True}
+    assert {len(value) <= 63 for one in agents for value in labels_of(one).values()} == {True}
+    assert names[3].endswith("-agent-billing-acme-2")
+    assert labels_of(agents[3])["tenant"] == "ACME_2"
+
+
+def labels_of(one: Object) -> dict[str, str]:
+    return one["metadata"]["labels"]
+
+
+def test_none_is_a_number_of_replicas(chart: Path):
+    queue = {"stream": "S", "consumer": "c", "minReplicas": 0}
+    agents: list[Object] = [
+        {"name": "stopped", "command": ["a"], "replicas": 0},
+        {"name": "queued", "command": ["a"], "queue": queue},
+    ]
+    objects = rendered(chart, {"agents": agents, "keda": {"enabled": True}})
+
+    stopped = named(objects, "Deployment", "demo-lmos-agent-stopped")
+    assert stopped["spec"]["replicas"] == 0
+    assert of_kind(objects, "ScaledObject")[0]["spec"]["minReplicaCount"] == 0
+
+
+def test_the_url_of_nats_may_come_from_a_secret(chart: Path):
+    secret = {"secretKeyRef": {"name": "nats", "key": "url"}}
+    values: Object = {"nats": {"enabled": False}, "env": {"LMOS_NATS_URL": secret}}
+    for pod in pods(rendered(chart, values)):
+        (url,) = (one for one in pod["containers"][0]["env"] if one["name"] == "LMOS_NATS_URL")
+        assert url == {"name": "LMOS_NATS_URL", "valueFrom": secret}
+
+
+def test_pods_go_where_they_are_told_to(chart: Path):
+    terms = [{"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    where: Object = {
+        "affinity": {"nodeAffinity": required},
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "mesh", "operator": "Exists"}],
+        "priorityClassName": "high",
+        "terminationGracePeriodSeconds": 90,
+    }
+    agents = choice("agents-values.yaml")
+    objects = rendered(chart, {**agents, **where, "podAnnotations": {"a": "b"}})
+
+    for one in of_kind(objects, "Deployment"):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+        assert one["spec"]["template"]["metadata"]["annotations"] == {"a": "b"}
+        pod = one["spec"]["template"]["spec"]
+        assert {name: pod[name] for name in where} == where
+
+
+def test_a_model_can_be_mounted_in_the_router(chart: Path):
+    router: Object = {
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+        "volumeMounts": [{"name": "models", "mountPath": "/opt/lmos-models"}],
+    }
+    objects = rendered(chart, {"services": {"router": router}})
+
+    found = named(objects, "Deployment", "demo-lmos-router")
+    kubernetes_validate.validate(found, VERSION, strict=True)
+    pod = found["spec"]["template"]["spec"]
+    assert router["volumes"][0] in pod["volumes"]
+    assert router["volumeMounts"][0] in pod["containers"][0]["volumeMounts"]
+
+
+def test_an_adapter_that_waits_for_the_mesh_is_not_started_again_and_again(chart: Path):
+    http = named(rendered(chart), "Deployment", "demo-lmos-http")
+    container = http["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    # The answer takes as long as the slowest of those whom it asks, who have a second each.
+    assert container["readinessProbe"]["timeoutSeconds"] > 1
+
+
+def test_an_adapter_of_somebody_else_needs_to_say_no_more_than_its_port(chart: Path):
+    mine: Object = {"enabled": True, "module": "mine", "replicas": 1, "port": 99}
+    objects = rendered(chart, {"adapters": {"mine": mine}})
+
+    service = named(objects, "Service", "demo-lmos-mine")
+    kubernetes_validate.validate(service, VERSION, strict=True)
+    assert service["spec"]["type"] == "ClusterIP"
 
 
 def test_nobody_is_root_or_writes_to_the_image(chart: Path):
@@ -155,8 +296,9 @@ def test_the_operator_may_do_what_it_does_and_no_more(chart: Path):
     watched = {("apps", DEPLOYMENTS.plural), ("", SERVICES.plural)}
     assert may == {
         *(("lmos.eclipse", plural, verb) for plural in ours for verb in verbs),
-        *(("lmos.eclipse", f"{plural}/status", "update") for plural in ours),
-        *((group, plural, verb) for group, plural in watched for verb in ("get", "list", "watch")),
+        # A Routing has no status, and what else there is is listed.
+        *(("lmos.eclipse", f"{plural}/status", "update") for plural in ours - {"channelroutings"}),
+        *((group, plural, verb) for group, plural in watched for verb in ("list", "watch")),
         ("apps", "deployments", "patch"),
         ("apps", "deployments/scale", "patch"),
         ("", "events", "create"),
@@ -234,6 +376,38 @@ def test_nats_is_reached_by_the_mesh_and_by_nobody_else(chart: Path):
     wanted = rules[0]["from"][0]["podSelector"]["matchLabels"]
     for one in of_kind(objects, "Deployment"):
         assert wanted.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+
+
+def egress(objects: list[Object], name: str = "demo-lmos") -> list[Object]:
+    return named(objects, "NetworkPolicy", name)["spec"]["egress"]
+
+
+def test_nats_that_is_elsewhere_is_called_at_the_ports_of_its_url(chart: Path):
+    url = "tls://a.example:7422, tls://b.example ,tls://c.example:7422/"
+    objects = rendered(chart, {"nats": {"enabled": False, "url": url}})
+
+    bus = egress(objects)[1]
+    assert [one["port"] for one in bus["ports"]] == [7422, 4222]
+    assert "to" not in bus
+
+
+def test_who_else_may_reach_nats_and_where_the_clusters_api_is_can_be_said(chart: Path):
+    mine = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "agents"}}}
+    policies = {"natsClients": [mine], "apiServerPorts": [16443]}
+    objects = rendered(chart, {"networkPolicies": policies, "nats": {"nameOverride": "bus"}})
+
+    for one in of_kind(objects, "NetworkPolicy"):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    policy = named(objects, "NetworkPolicy", "demo-lmos-nats")["spec"]
+    assert policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "bus"
+    assert policy["ingress"][0]["from"][1] == mine
+    assert [one["port"] for one in egress(objects, "demo-lmos-operator")[0]["ports"]] == [16443]
+    (url,) = (
+        one["value"]
+        for one in pods(objects)[0]["containers"][0]["env"]
+        if one["name"] == "LMOS_NATS_URL"
+    )
+    assert url == "nats://demo-bus.prod.svc:4222"
 
 
 def test_what_selects_pods_selects_those_of_one_part(chart: Path):
