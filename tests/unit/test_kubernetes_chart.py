@@ -95,6 +95,30 @@ def test_every_object_is_as_the_cluster_wants_it(chart: Path, name: str):
     assert len(set(names)) == len(names)
 
 
+def notes(chart: Path, values: Mapping[str, Any]) -> str:
+    with helm.Chart.load(str(chart)) as loaded:
+        texts = loaded.render(dict(values), name="demo", namespace="prod")
+    return next(text for path, text in texts.items() if path.endswith("NOTES.txt"))
+
+
+def test_the_notes_tell_of_what_is_there_alone(chart: Path):
+    said = notes(chart, {})
+    assert "svc/demo-lmos-http 8420:80" in said
+    assert "LMOS_NATS_URL=nats://demo-nats.prod.svc:4222" in said
+
+    without = notes(
+        chart,
+        {
+            "adapters": {"http": {"enabled": False}},
+            "operator": {"kubernetes": False},
+            **choice("agents-values.yaml"),
+        },
+    )
+    assert "port-forward" not in without
+    assert "kubectl get agents" not in without
+    assert "no agents yet" not in without
+
+
 def test_helm_finds_nothing_to_complain_of(chart: Path):
     found = helm.lint(str(chart))
 
@@ -358,7 +382,7 @@ def test_keda_alone_says_how_many_where_it_is_asked_to(chart: Path):
     assert trigger["metadata"] == {
         "natsServerMonitoringEndpoint": "demo-nats-headless.prod.svc.cluster.local:8222",
         "account": "MESH",
-        "stream": "LMOS_TASKS",
+        "stream": "BILLS",
         "consumer": "billing",
         "lagThreshold": "5",
         "activationLagThreshold": "0",
