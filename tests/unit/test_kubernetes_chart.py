@@ -270,6 +270,28 @@ def test_an_adapter_that_waits_for_the_mesh_is_not_started_again_and_again(chart
     assert container["readinessProbe"]["timeoutSeconds"] > 1
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "http://mesh.example"),
+        (
+            {"ingress": {"enabled": True, "host": "a.example", "tlsSecret": "t"}},
+            "https://a.example",
+        ),
+        ({"env": {"LMOS_HTTP_PUBLIC_URL": "https://b.example/lmos"}}, "https://b.example/lmos"),
+    ],
+)
+def test_an_adapter_behind_an_ingress_says_the_name_of_that(
+    chart: Path, more: dict[str, Any], said: str
+):
+    http: Object = {"ingress": {"enabled": True, "host": "mesh.example"}, **more}
+    objects = rendered(chart, {"adapters": {"http": http}})
+
+    pod = named(objects, "Deployment", "demo-lmos-http")["spec"]["template"]["spec"]
+    env = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    assert env["LMOS_HTTP_PUBLIC_URL"] == said
+
+
 def test_an_adapter_of_somebody_else_needs_to_say_no_more_than_its_port(chart: Path):
     mine: Object = {"enabled": True, "module": "mine", "replicas": 1, "port": 99}
     objects = rendered(chart, {"adapters": {"mine": mine}})
