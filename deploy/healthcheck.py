@@ -5,19 +5,24 @@
 
 A service is asked on the bus, as `nats micro ping` does: it answers only if it is connected, has
 registered and is not stuck. Of several replicas, the one with this container's host name must
-answer. The few lines of NATS protocol are written out here, because a check every few seconds
-must not load what the processes load; so credential files are not understood.
+answer. It logs in as the processes do, with the URL or LMOS_NATS_CREDENTIALS. The few lines of
+NATS protocol are written out here, because a check every few seconds must not load what the
+processes load.
 """
 
+import base64
 import http.client
 import json
 import os
+import re
 import secrets
 import socket
 import ssl
 import sys
 import time
+from importlib import import_module
 from io import IOBase
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 TIMEOUT_S = 2.0
@@ -77,6 +82,8 @@ def _ping(raw: socket.socket, url: SplitResult, name: str) -> None:
         options |= {"user": unquote(url.username or ""), "pass": unquote(url.password)}
     elif url.username:
         options["auth_token"] = unquote(url.username)
+    if credentials := os.environ.get("LMOS_NATS_CREDENTIALS"):
+        options |= _signed(credentials, str(info.get("nonce", "")))
     tenant = os.environ.get("LMOS_TENANT") or "demo"
     inbox = f"_INBOX.{tenant}.healthcheck-{secrets.token_hex(5)}.1"
     stream.sendall(
@@ -93,6 +100,22 @@ def _ping(raw: socket.socket, url: SplitResult, name: str) -> None:
             stream.sendall(b"PONG\r\n")
         if line.startswith(b"MSG") and _is_ours(lines.read(int(line.split()[-1]))):
             return
+
+
+def _signed(path: str, nonce: str) -> dict[str, object]:
+    """What a user with credentials says in CONNECT: who it is, and the server's nonce, signed."""
+    nkeys: Any = import_module("nkeys")  # only here: it takes longer than all the rest
+
+    with open(path) as file:
+        parts = re.findall(r"-----BEGIN [^-]+-----\s+(\S+)\s+-----", file.read())
+    if len(parts) != 2:
+        raise OSError(f"{path} holds no NATS credentials, which are a JWT and a seed")
+    jwt, seed = parts
+    try:
+        signature = nkeys.from_seed(bytearray(seed.encode())).sign(nonce.encode())
+    except (nkeys.NkeysError, ValueError) as exc:
+        raise OSError(f"{path}: its seed is none: {type(exc).__name__}") from None
+    return {"jwt": jwt, "sig": base64.b64encode(signature).decode()}
 
 
 def _line(lines: IOBase) -> bytes:

@@ -33,6 +33,7 @@ class Kube(kmock.KubernetesEmulator):
         written: Method, path and body of every request that was to change something.
         pruned: Members of a spec that the definitions do not know.
         unknown: Whether it has none of our definitions.
+        closed: Namespaces in which nobody has any rights.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -40,6 +41,7 @@ class Kube(kmock.KubernetesEmulator):
         self.written: list[tuple[str, str, Any]] = []
         self.pruned: tuple[str, ...] = ()
         self.unknown = False
+        self.closed: set[str] = set()
         self._versions = itertools.count(1)
         for model in KINDS.values():
             self._declare(f"{GROUP}/{VERSION}/{model.plural}", model.__name__, {"status"})
@@ -66,6 +68,9 @@ class Kube(kmock.KubernetesEmulator):
         method = request.method.value.upper() if request.method else ""
         if self.unknown and request.resource is not None and request.resource.group == GROUP:
             return await self._render_error(k8s.KubernetesResourceNotFoundError())
+        if request.namespace in self.closed:
+            denied = k8s.KubernetesError(status=403, reason="Forbidden", message="it is forbidden")
+            return await self._render_error(denied)
         if request.resource is not None and method not in ("", "GET"):
             self.written.append((method, str(request.url), json.loads(json.dumps(data))))
         try:
@@ -83,14 +88,17 @@ class Kube(kmock.KubernetesEmulator):
             if self._current(request) is None:
                 return await self._render_error(k8s.KubernetesObjectNotFoundError())
             held = self._objects[key]
+            before = held.raw["metadata"]["resourceVersion"]
             held.patch(patch)
             raw = json.loads(json.dumps(held.raw))
-            bus = self._buses[request.resource]
-            await bus.put({"type": "MODIFIED", "object": raw})
             metadata = raw["metadata"]
-            if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
+            gone = metadata.get("deletionTimestamp") and not metadata.get("finalizers")
+            bus = self._buses[request.resource]
+            await bus.put({"type": "DELETED" if gone else "MODIFIED", "object": raw})
+            if gone:
                 held.delete()
-                await bus.put({"type": "DELETED", "object": raw})
+                # As a real one answers: in the version that was replaced.
+                raw = {**raw, "metadata": {**metadata, "resourceVersion": before}}
         return aiohttp.web.json_response(raw)
 
     def _prepare(self, request: Any, method: str, data: dict[str, Any]) -> None:

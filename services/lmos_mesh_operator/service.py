@@ -149,7 +149,12 @@ class Operator:
             return Steering(bus, self._directory)
         from lmos_mesh_operator.kubernetes.steering import KubernetesSteering
 
-        elsewhere = KubernetesSteering(bus, namespaces=self._namespaces(), clock=self._clock)
+        elsewhere = KubernetesSteering(
+            bus,
+            serving=lambda key: self._directory.membership.serving(key),
+            namespaces=self._namespaces(),
+            clock=self._clock,
+        )
         return Steering(bus, self._directory, elsewhere=elsewhere)
 
     def _namespaces(self) -> list[str]:

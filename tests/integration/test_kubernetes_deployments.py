@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import pytest
 
+from lmos_mesh import subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
 from lmos_mesh.messages import STEER_AGENT, AgentSteered, SteerAgent
 from lmos_mesh.resources import Agent
+from lmos_mesh.transport import Packet
 from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, OURS, SERVICES
 from lmos_mesh_operator.kubernetes.steering import STOPPED_AT, KubernetesSteering
 from tests.conftest import MemoryMesh
@@ -277,7 +279,9 @@ async def steer(bus: Bus, action: Act, **more: Any) -> AgentSteered:
 
 @pytest.fixture
 async def steered(town: Town) -> Town:
-    steering = KubernetesSteering(town.bus)
+    steering = KubernetesSteering(
+        town.bus, serving=lambda key: {"i-7"} if key.name == "billing" else ()
+    )
     await town.bus.serve("operator", [route(STEER_AGENT, steering.steer)])
     await town.cluster.post(DEPLOYMENTS, deployment())
     canary = deployment("billing-canary", subset="canary", agent="billing")
@@ -307,6 +311,18 @@ async def test_an_agent_is_scaled_stopped_and_started_through_its_deployment(ste
     assert await replicas(steered, "billing-canary") == 2
 
 
+async def test_who_has_steered_what_is_written_down(steered: Town):
+    heard: list[Packet] = []
+    subject = subjects.audit(steered.bus.tenant, "steered")
+    await steered.bus.transport.subscribe(subject, heard.append)
+    await steer(steered.bus, "scale", instances=3)
+    await steered.seen(lambda: heard)
+
+    said = json.loads(heard[0].payload)
+    assert (said["action"], said["before"], said["after"]) == ("scale", 2, 3)
+    assert said["deployment"] == "default/billing"
+
+
 async def test_a_release_line_is_restarted_by_itself(steered: Town):
     await steer(steered.bus, "restart", subset="canary")
 
@@ -324,6 +340,11 @@ async def test_what_cannot_be_steered_is_told(steered: Town):
         await steer(steered.bus, "scale")
     with pytest.raises(InvalidMessage, match="cannot be told to stop"):
         await steer(steered.bus, "stop", instance="i-1")
+    with pytest.raises(NotFound, match=r"has no instance 'i-1'.*there are i-7"):
+        await steer(steered.bus, "drain", instance="i-1")
+    await steer(steered.bus, "stop")
+    with pytest.raises(Conflict, match=r"is stopped.*agents start"):
+        await steer(steered.bus, "restart")
     await steered.cluster.post(DEPLOYMENTS, deployment("b2", agent="billing"))
     with pytest.raises(Conflict, match="default/b2, default/billing"):
         await steer(steered.bus, "stop")

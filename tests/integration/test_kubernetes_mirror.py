@@ -14,9 +14,11 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.resources import Agent, Channel, ChannelRouting
 from lmos_mesh_operator import Operator, OperatorSettings
+from lmos_mesh_operator.kubernetes import mode
 from lmos_mesh_operator.kubernetes.cluster import OURS
 from tests.conftest import MemoryMesh
 from tests.kube_town import (
+    SOON_S,
     Town,
     agent,
     channel,
@@ -157,6 +159,22 @@ async def test_what_is_deleted_in_the_cluster_is_gone_from_the_mesh(town: Town, 
             await town.until("Channel", "web", lambda o: o is None)
 
     await town.seen(lambda: town.applied.get(Channel, "default", "web") is None)
+
+
+async def test_what_is_deleted_is_let_go_by_one_write(town: Town, caplog: pytest.LogCaptureFixture):
+    async with town.operator():
+        for name in ("web", "app", "ivr"):
+            await town.create(channel(name))
+            await town.until("Channel", name, lambda o: condition(o, "Accepted"))
+        before = await town.quiet()
+        for name in ("web", "app", "ivr"):
+            await town.cluster.delete(OURS["Channel"], "default", name)
+        for name in ("web", "app", "ivr"):
+            await town.until("Channel", name, lambda o: o is None)
+
+        # Each is deleted by somebody, and let go by the operator.
+        assert await town.quiet() == before + 3 * 2
+    assert [one.getMessage() for one in caplog.records if "cannot mirror" in one.message] == []
 
 
 @pytest.mark.parametrize("away", [False, True])
@@ -324,6 +342,24 @@ async def test_another_operator_goes_on_when_the_one_that_leads_is_gone(town: To
         await town.until("Channel", "app", lambda o: condition(o, "Accepted"))
 
 
+async def test_two_meshes_on_one_cluster_are_told_of_and_do_not_write_for_ever(town: Town):
+    mesh = MemoryMesh()
+    async with mesh.bus() as bus, mesh.bus() as reader:
+        applied = Applied(reader)
+        await applied.follow()
+        other = Town(mesh, bus, applied, town.kube, town.cluster)
+        async with town.operator(), other.operator():
+            await town.create(channel())
+            await other.seen(lambda: applied.get(Channel, "default", "web") is not None)
+            await town.seen(lambda: town.applied.get(Channel, "default", "web") is not None)
+            await town.seen(lambda: town.events("OtherMesh"))
+            async with asyncio.timeout(SOON_S):
+                await town.quiet()
+
+    assert len(town.events("OtherMesh")) == 1
+    assert "LMOS_OPERATOR_NAMESPACES" in town.events("OtherMesh")[0]["message"]
+
+
 async def test_only_the_namespaces_that_are_named_are_mirrored(town: Town):
     away = channel()
     away["metadata"]["namespace"] = "elsewhere"
@@ -343,6 +379,30 @@ async def test_only_the_namespaces_that_are_named_are_mirrored(town: Town):
     assert [
         path for _, path, _ in town.kube.written if path.endswith("elsewhere/channels/mine")
     ] == []
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_namespace_in_which_we_have_no_rights_any_more_leaves_the_others_alone(
+    town: Town, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, running: bool
+):
+    monkeypatch.setattr(mode, "_FIRST_READ_AGAIN_S", 0.2)
+    monkeypatch.setattr(mode, "_READ_AGAIN_S", 0.2)
+    monkeypatch.setattr(mode, "_AGAIN_S", 0.2)
+    caplog.set_level("INFO")
+    if not running:
+        town.kube.closed = {"gone"}
+    async with town.operator(operator_namespaces="gone,default"):
+        if running:
+            await town.seen(lambda: "mirroring gone, default" in caplog.text)
+            town.kube.closed = {"gone"}
+        await town.seen(lambda: "mirroring default of the cluster" in caplog.text)
+        await town.create(channel())
+        await town.until("Channel", "web", lambda o: condition(o, "Accepted"))
+        assert caplog.text.count("namespace 'gone' is not mirrored: GET") == 1
+
+        town.kube.closed = set()
+        caplog.clear()
+        await town.seen(lambda: "mirroring gone, default of the cluster" in caplog.text)
 
 
 async def test_a_cluster_without_our_definitions_is_told_of_and_tried_again(

@@ -37,9 +37,15 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def rendered(chart: Path, values: Mapping[str, Any] | None = None) -> list[Object]:
+def rendered(
+    chart: Path,
+    values: Mapping[str, Any] | None = None,
+    *,
+    name: str = "demo",
+    namespace: str = "prod",
+) -> list[Object]:
     with helm.Chart.load(str(chart)) as loaded:
-        texts = loaded.render(dict(values or {}), name="demo", namespace="prod")
+        texts = loaded.render(dict(values or {}), name=name, namespace=namespace)
     return [
         one
         for path, text in texts.items()
@@ -89,6 +95,30 @@ def test_every_object_is_as_the_cluster_wants_it(chart: Path, name: str):
     assert len(set(names)) == len(names)
 
 
+def notes(chart: Path, values: Mapping[str, Any]) -> str:
+    with helm.Chart.load(str(chart)) as loaded:
+        texts = loaded.render(dict(values), name="demo", namespace="prod")
+    return next(text for path, text in texts.items() if path.endswith("NOTES.txt"))
+
+
+def test_the_notes_tell_of_what_is_there_alone(chart: Path):
+    said = notes(chart, {})
+    assert "svc/demo-lmos-http 8420:80" in said
+    assert "LMOS_NATS_URL=nats://demo-nats.prod.svc:4222" in said
+
+    without = notes(
+        chart,
+        {
+            "adapters": {"http": {"enabled": False}},
+            "operator": {"kubernetes": False},
+            **choice("agents-values.yaml"),
+        },
+    )
+    assert "port-forward" not in without
+    assert "kubectl get agents" not in without
+    assert "no agents yet" not in without
+
+
 def test_helm_finds_nothing_to_complain_of(chart: Path):
     found = helm.lint(str(chart))
 
@@ -106,6 +136,33 @@ def test_helm_finds_nothing_to_complain_of(chart: Path):
         ({"nope": 1}, "nope"),
         ({"nats": {"enabled": False}}, "nats.url"),
         ({"nats": {"streamReplicas": 2}}, "streamReplicas"),
+        ({"nats": {"enabled": False, "url": "ws://nats"}}, "/nats/url"),
+        ({"nats": {"enabled": False, "url": "nats://eve:secret@nats"}}, "into a Secret"),
+        ({"nats": {"url": "nats://nats"}}, "nats.enabled to false"),
+        ({"tenant": "a b"}, "/tenant"),
+        ({"affinty": {}}, "affinty"),
+        ({"services": {"regstry": {"replicas": 3}}}, "/services/regstry"),
+        ({"services": {"registry": {"replicas": "two"}}}, "/services/registry/replicas"),
+        ({"adapters": {"http": {"ingress": {"enabled": True}}}}, "ingress.host"),
+        (
+            {
+                "agents": [
+                    {"name": "billing-canary", "command": ["a"]},
+                    {"name": "billing", "subset": "canary", "command": ["a"]},
+                ]
+            },
+            "two of them would be Deployment demo-lmos-agent-billing-canary",
+        ),
+        (
+            {
+                "nats": {"enabled": False, "url": "nats://nats"},
+                "keda": {"enabled": True},
+                "agents": [
+                    {"name": "a", "command": ["a"], "queue": {"stream": "S", "consumer": "c"}}
+                ],
+            },
+            "monitoringEndpoint",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(
@@ -113,6 +170,136 @@ def test_values_that_make_no_sense_are_refused_by_name(
 ):
     with pytest.raises(Exception, match=said):
         rendered(chart, values)
+
+
+def test_what_is_named_in_digits_is_text_all_the_same(chart: Path):
+    values = {"agents": [{"name": "1", "subset": "2", "tenant": "3", "command": ["a"]}]}
+    for one in rendered(
+        chart, {**values, "image": {"pullSecrets": ["4"]}}, name="5", namespace="6"
+    ):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+
+
+def test_names_are_as_long_as_they_may_be_and_those_of_one_agent(chart: Path):
+    of_two: list[Object] = [
+        {"name": "a" * 40, "subset": subset, "command": ["a"]} for subset in ("b" * 40, "c" * 40)
+    ]
+    of_tenants: list[Object] = [
+        {"name": "billing", "command": ["a"]},
+        {"name": "billing", "tenant": "ACME_2", "command": ["a"]},
+    ]
+    objects = rendered(chart, {"agents": [*of_two, *of_tenants]}, name="r" * 50)
+
+    agents = [
+        one for one in of_kind(objects, "Deployment") if "lmos.eclipse/agent" in labels_of(one)
+    ]
+    names = [one["metadata"]["name"] for one in agents]
+    assert len(set(names)) == 4
+    assert {len(name) <= 63 for name in names} == {True}
+    assert {len(value) <= 63 for one in agents for value in labels_of(one).values()} == {True}
+    assert names[3].endswith("-agent-billing-acme-2")
+    assert labels_of(agents[3])["tenant"] == "ACME_2"
+
+
+def labels_of(one: Object) -> dict[str, str]:
+    return one["metadata"]["labels"]
+
+
+def test_none_is_a_number_of_replicas(chart: Path):
+    queue = {"stream": "S", "consumer": "c", "minReplicas": 0}
+    agents: list[Object] = [
+        {"name": "stopped", "command": ["a"], "replicas": 0},
+        {"name": "queued", "command": ["a"], "queue": queue},
+    ]
+    objects = rendered(chart, {"agents": agents, "keda": {"enabled": True}})
+
+    stopped = named(objects, "Deployment", "demo-lmos-agent-stopped")
+    assert stopped["spec"]["replicas"] == 0
+    assert of_kind(objects, "ScaledObject")[0]["spec"]["minReplicaCount"] == 0
+
+
+def test_the_url_of_nats_may_come_from_a_secret(chart: Path):
+    secret = {"secretKeyRef": {"name": "nats", "key": "url"}}
+    values: Object = {"nats": {"enabled": False}, "env": {"LMOS_NATS_URL": secret}}
+    for pod in pods(rendered(chart, values)):
+        (url,) = (one for one in pod["containers"][0]["env"] if one["name"] == "LMOS_NATS_URL")
+        assert url == {"name": "LMOS_NATS_URL", "valueFrom": secret}
+
+
+def test_pods_go_where_they_are_told_to(chart: Path):
+    terms = [{"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    where: Object = {
+        "affinity": {"nodeAffinity": required},
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "mesh", "operator": "Exists"}],
+        "priorityClassName": "high",
+        "terminationGracePeriodSeconds": 90,
+    }
+    agents = choice("agents-values.yaml")
+    objects = rendered(chart, {**agents, **where, "podAnnotations": {"a": "b"}})
+
+    for one in of_kind(objects, "Deployment"):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+        assert one["spec"]["template"]["metadata"]["annotations"] == {"a": "b"}
+        pod = one["spec"]["template"]["spec"]
+        assert {name: pod[name] for name in where} == where
+
+
+def test_a_model_can_be_mounted_in_the_router(chart: Path):
+    router: Object = {
+        "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+        "volumeMounts": [{"name": "models", "mountPath": "/opt/lmos-models"}],
+    }
+    objects = rendered(chart, {"services": {"router": router}})
+
+    found = named(objects, "Deployment", "demo-lmos-router")
+    kubernetes_validate.validate(found, VERSION, strict=True)
+    pod = found["spec"]["template"]["spec"]
+    assert router["volumes"][0] in pod["volumes"]
+    assert router["volumeMounts"][0] in pod["containers"][0]["volumeMounts"]
+
+
+def test_an_adapter_that_waits_for_the_mesh_is_not_started_again_and_again(chart: Path):
+    http = named(rendered(chart), "Deployment", "demo-lmos-http")
+    container = http["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    # The answer takes as long as the slowest of those whom it asks, who have a second each.
+    assert container["readinessProbe"]["timeoutSeconds"] > 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "http://mesh.example"),
+        (
+            {"ingress": {"enabled": True, "host": "a.example", "tlsSecret": "t"}},
+            "https://a.example",
+        ),
+        ({"env": {"LMOS_HTTP_PUBLIC_URL": "https://b.example/lmos"}}, "https://b.example/lmos"),
+    ],
+)
+def test_an_adapter_behind_an_ingress_says_the_name_of_that(
+    chart: Path, more: dict[str, Any], said: str
+):
+    http: Object = {"ingress": {"enabled": True, "host": "mesh.example"}, **more}
+    objects = rendered(chart, {"adapters": {"http": http}})
+
+    pod = named(objects, "Deployment", "demo-lmos-http")["spec"]["template"]["spec"]
+    env = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    assert env["LMOS_HTTP_PUBLIC_URL"] == said
+
+
+def test_an_adapter_of_somebody_else_needs_to_say_no_more_than_its_port(chart: Path):
+    mine: Object = {"enabled": True, "module": "mine", "replicas": 1, "port": 99}
+    objects = rendered(chart, {"adapters": {"mine": mine}})
+
+    service = named(objects, "Service", "demo-lmos-mine")
+    kubernetes_validate.validate(service, VERSION, strict=True)
+    assert service["spec"]["type"] == "ClusterIP"
 
 
 def test_nobody_is_root_or_writes_to_the_image(chart: Path):
@@ -156,8 +343,9 @@ def test_the_operator_may_do_what_it_does_and_no_more(chart: Path):
     watched = {("apps", DEPLOYMENTS.plural), ("", SERVICES.plural)}
     assert may == {
         *(("lmos.eclipse", plural, verb) for plural in ours for verb in verbs),
-        *(("lmos.eclipse", f"{plural}/status", "update") for plural in ours),
-        *((group, plural, verb) for group, plural in watched for verb in ("get", "list", "watch")),
+        # A Routing has no status, and what else there is is listed.
+        *(("lmos.eclipse", f"{plural}/status", "update") for plural in ours - {"channelroutings"}),
+        *((group, plural, verb) for group, plural in watched for verb in ("list", "watch")),
         ("apps", "deployments", "patch"),
         ("apps", "deployments/scale", "patch"),
         ("", "events", "create"),
@@ -217,7 +405,7 @@ def test_keda_alone_says_how_many_where_it_is_asked_to(chart: Path):
     assert trigger["metadata"] == {
         "natsServerMonitoringEndpoint": "demo-nats-headless.prod.svc.cluster.local:8222",
         "account": "MESH",
-        "stream": "LMOS_TASKS",
+        "stream": "BILLS",
         "consumer": "billing",
         "lagThreshold": "5",
         "activationLagThreshold": "0",
@@ -256,6 +444,38 @@ def test_as_many_nats_servers_keep_each_stream_as_the_cluster_allows(
     for pod in pods(rendered(chart, {**choice("agents-values.yaml"), "nats": nats})):
         said = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
         assert said.get("LMOS_NATS_REPLICAS") == replicas
+
+
+def egress(objects: list[Object], name: str = "demo-lmos") -> list[Object]:
+    return named(objects, "NetworkPolicy", name)["spec"]["egress"]
+
+
+def test_nats_that_is_elsewhere_is_called_at_the_ports_of_its_url(chart: Path):
+    url = "tls://a.example:7422, tls://b.example ,tls://c.example:7422/"
+    objects = rendered(chart, {"nats": {"enabled": False, "url": url}})
+
+    bus = egress(objects)[1]
+    assert [one["port"] for one in bus["ports"]] == [7422, 4222]
+    assert "to" not in bus
+
+
+def test_who_else_may_reach_nats_and_where_the_clusters_api_is_can_be_said(chart: Path):
+    mine = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "agents"}}}
+    policies = {"natsClients": [mine], "apiServerPorts": [16443]}
+    objects = rendered(chart, {"networkPolicies": policies, "nats": {"nameOverride": "bus"}})
+
+    for one in of_kind(objects, "NetworkPolicy"):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    policy = named(objects, "NetworkPolicy", "demo-lmos-nats")["spec"]
+    assert policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "bus"
+    assert policy["ingress"][0]["from"][1] == mine
+    assert [one["port"] for one in egress(objects, "demo-lmos-operator")[0]["ports"]] == [16443]
+    (url,) = (
+        one["value"]
+        for one in pods(objects)[0]["containers"][0]["env"]
+        if one["name"] == "LMOS_NATS_URL"
+    )
+    assert url == "nats://demo-bus.prod.svc:4222"
 
 
 def test_what_selects_pods_selects_those_of_one_part(chart: Path):

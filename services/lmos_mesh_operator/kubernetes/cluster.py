@@ -259,8 +259,10 @@ def _translated(method: str, path: str, error: Any) -> MeshError:
     if status == 409:
         return Conflict(said)
     if status in (401, 403):
+        steers = method == "PATCH" and f"/{DEPLOYMENTS.plural}/" in path
+        needs = "`operator.steering` in the values" if steers else "the roles"
         return Forbidden(
-            said, hint="the operator's ServiceAccount needs the roles of deploy/helm/lmos-mesh"
+            said, hint=f"the operator's ServiceAccount needs {needs} of deploy/helm/lmos-mesh"
         )
     if status in (400, 422):
         return InvalidMessage(said)

@@ -41,6 +41,7 @@ from lmos_mesh_operator.kubernetes.mirroring import (
 )
 from lmos_mesh_operator.kubernetes.objects import member
 from lmos_mesh_operator.kubernetes.showing import object_of, shown_agent
+from lmos_mesh_operator.kubernetes.yielding import OTHER_MESH, Yielding
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class Mirror:
         self._agreed: dict[ResourceKey, tuple[str, str]] = {}
         self._refused: dict[ResourceKey, _Refusal] = {}
         self._told: dict[ResourceKey, tuple[str, str]] = {}
+        self._yielding = Yielding(store)
         self.levels = Levels[ResourceKey](self._level, failed=self._failed)
 
     def seen(self, key: ResourceKey) -> Seen | None:
@@ -157,6 +159,8 @@ class Mirror:
             return
         else:
             self._seen[key] = seen
+            if known is not None and self._yielding.saw(known, seen, self._clock()):
+                self._warn(key, "OtherMesh", OTHER_MESH)
         self.levels.look_at([key])
         if kind == Channel.__name__:
             self.levels.look_at([ResourceKey(ChannelRouting.__name__, key.namespace, key.name)])
@@ -187,15 +191,18 @@ class Mirror:
         for _ in range(_STEPS):
             if not self._is_leader():
                 return
+            if (left_s := self._yielding.left_s(key, self._clock())) > 0:
+                self.levels.look_at_later(key, left_s)
+                return
             step = self._next(key)
             if step is None:
                 return
+            before = self._seen.get(key)
             try:
                 if not await self._do(key, step):
                     return
             except (Conflict, NotFound):
                 # Somebody was faster; if nothing is different afterwards, it was something else.
-                before = self._seen.get(key)
                 await self.refresh(key)
                 now = self._seen.get(key)
                 if (before and before.version) == (now and now.version):
@@ -273,7 +280,10 @@ class Mirror:
         return True
 
     async def _take(self, key: ResourceKey, step: Post | Put, body: Mapping[str, Any]) -> None:
-        self.on_object(key.kind, body, False)
+        # Nobody keeps it any more: what was answered is how it was when it went, in a version that
+        # may be no newer than what was seen.
+        gone = Seen(key=key, body=body)
+        self.on_object(key.kind, body, gone.leaving and not gone.finalizers)
         seen = self._seen.get(key)
         if seen is None or (isinstance(step, Put) and step.status):
             return
@@ -358,7 +368,8 @@ class Mirror:
 
     def _warn(self, key: ResourceKey, reason: str, message: str) -> None:
         if self._told.get(key) != (reason, message):
-            logger.warning("%s is refused: %s", key, message)
+            said = "is refused" if reason == "Refused" else "is left alone a while"
+            logger.warning("%s %s: %s", key, said, message)
         self._tell_about(key, False, reason, message)
 
     def _tell_about(self, key: ResourceKey, normal: bool, reason: str, message: str) -> None:

@@ -17,7 +17,7 @@ from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import RESOURCES
 from lmos_mesh.resources import KINDS
-from lmos_mesh_operator.kubernetes.cluster import Cluster, connected
+from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, Forbidden, connected
 from lmos_mesh_operator.kubernetes.described import Described
 from lmos_mesh_operator.kubernetes.mirror import Mirror
 from lmos_mesh_operator.kubernetes.watching import Watch, loaded
@@ -71,6 +71,7 @@ class KubernetesMode:
         self._template = template
         self._ask_again_s = ask_again_s
         self._clock = clock
+        self._closed: tuple[str, ...] = ()
         self._described: Described | None = None
         applied.on_change(self._on_resources)
         directory.on_change(self._on_things)
@@ -104,7 +105,8 @@ class KubernetesMode:
             await asyncio.sleep(_AGAIN_S)
 
     async def _run(self, cluster: Cluster) -> None:
-        watch = Watch(self._on_object, namespaces=self._namespaces, instance=self._bus.instance)
+        namespaces = await self._readable(cluster)
+        watch = Watch(self._on_object, namespaces=namespaces, instance=self._bus.instance)
         mirror = Mirror(
             self._bus,
             self._applied,
@@ -112,7 +114,7 @@ class KubernetesMode:
             cluster,
             tell=watch.tell,
             store=await identity(self._bus),
-            namespaces=self._namespaces,
+            namespaces=namespaces,
             home=self._home,
             is_leader=self._is_leader,
             clock=self._clock,
@@ -122,7 +124,7 @@ class KubernetesMode:
             mirror,
             tell=watch.tell,
             template=self._template,
-            namespaces=self._namespaces,
+            namespaces=namespaces,
             is_leader=self._is_leader,
             clock=self._clock,
             first_s=self._ask_again_s,
@@ -132,26 +134,62 @@ class KubernetesMode:
         await described.read()
         self.mirror, self._described = mirror, described
         mirror.everything()
-        where = ", ".join(self._namespaces) or "all namespaces"
+        where = ", ".join(namespaces) or "all namespaces"
         logger.info("mirroring %s of the cluster", where)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mirror.levels.run())
             tasks.create_task(described.levels.run())
-            tasks.create_task(self._read_again(mirror, described))
+            tasks.create_task(self._read_again(cluster, namespaces, mirror, described))
             await watch.run()
             raise MeshError("the cluster is not watched any more")
 
-    async def _read_again(self, mirror: Mirror, described: Described) -> None:
+    async def _readable(self, cluster: Cluster) -> tuple[str, ...]:
+        """Those of the namespaces in which the cluster lets us read; none for all.
+
+        One that was deleted took our rights in it along, and must not keep us from the others.
+
+        Raises:
+            Forbidden: There is none.
+        """
+        readable: list[str] = []
+        closed: dict[str, Forbidden] = {}
+        for namespace in self._namespaces:
+            try:
+                await cluster.request("GET", OURS["Channel"].at(namespace), query={"limit": "1"})
+                readable.append(namespace)
+            except Forbidden as exc:
+                closed[namespace] = exc
+        if closed and not readable:
+            raise next(iter(closed.values()))
+        if tuple(closed) != self._closed:
+            for namespace, exc in closed.items():
+                logger.error("namespace %r is not mirrored: %s", namespace, exc)
+            self._closed = tuple(closed)
+        return tuple(readable)
+
+    async def _read_again(
+        self,
+        cluster: Cluster,
+        namespaces: tuple[str, ...],
+        mirror: Mirror,
+        described: Described,
+    ) -> None:
         pause_s = _FIRST_READ_AGAIN_S
         while True:
             await asyncio.sleep(pause_s)
             try:
-                await mirror.read()
-                await described.read()
-                pause_s = _READ_AGAIN_S
+                readable = await self._readable(cluster)
+                if readable == namespaces:
+                    await mirror.read()
+                    await described.read()
             except MeshError as exc:
                 logger.warning("cannot read the cluster, trying again: %s", exc)
                 pause_s = _FIRST_READ_AGAIN_S
+                continue
+            if readable != namespaces:
+                now, before = ", ".join(readable), ", ".join(namespaces)
+                raise MeshError(f"the namespaces that may be read are {now}, and were {before}")
+            pause_s = _READ_AGAIN_S
 
     def _on_object(self, kind: str, body: Mapping[str, Any], gone: bool) -> None:
         if kind in KINDS:

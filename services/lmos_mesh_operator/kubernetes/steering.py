@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -11,6 +11,7 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
 from lmos_mesh.events import rfc3339
+from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import AgentSteered, SteerAgent
 from lmos_mesh_operator.kubernetes import deployments
 from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, Cluster, connected
@@ -28,6 +29,7 @@ class KubernetesSteering:
 
     Args:
         bus: Where an instance is drained.
+        serving: The instances of an agent that are there.
         namespaces: Where to look for Deployments; none for everywhere.
         open_cluster: Connects to the cluster's API.
         clock: Unix seconds.
@@ -37,11 +39,13 @@ class KubernetesSteering:
         self,
         bus: Bus,
         *,
+        serving: Callable[[ThingKey], Collection[str]],
         namespaces: Sequence[str] = (),
         open_cluster: Callable[[], AbstractAsyncContextManager[Cluster]] = connected,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._bus = bus
+        self._serving = serving
         self._namespaces = tuple(namespaces)
         self._open = open_cluster
         self._clock = clock
@@ -50,8 +54,8 @@ class KubernetesSteering:
         """Change how an agent runs.
 
         Raises:
-            NotFound: No Deployment runs it.
-            Conflict: Several do.
+            NotFound: No Deployment runs it, or it has no such instance.
+            Conflict: Several do; or it is stopped, and cannot be restarted.
             InvalidMessage: The request lacks something.
             Forbidden: The cluster does not allow it.
         """
@@ -74,6 +78,16 @@ class KubernetesSteering:
         }
         audit.write(self._bus, call.tenant, "steered", what, caller=call.caller)
         logger.info("Deployment %s/%s: %s", *at, said)
+        what = {
+            "agent": request.agent,
+            "subset": request.subset,
+            "action": request.action,
+            "instance": request.instance,
+            "before": _running(found),
+            "after": _running(found) if instances is None else instances,
+            "deployment": "/".join(at),
+        }
+        audit.write(self._bus, call.tenant, "steered", what)
         return AgentSteered(
             agent=request.agent,
             subset=request.subset,
@@ -112,7 +126,7 @@ class KubernetesSteering:
         found: Mapping[str, Any],
         request: SteerAgent,
     ) -> tuple[int | None, str]:
-        running = int(member(found, "spec").get("replicas", 1))
+        running = _running(found)
         noted = annotations(found).get(STOPPED_AT, "")
         match request.action:
             case "scale":
@@ -120,6 +134,11 @@ class KubernetesSteering:
                 await self._scale(cluster, at, request.instances)
                 return request.instances, f"scaled from {running} to {request.instances}"
             case "restart":
+                if not running:
+                    raise Conflict(
+                        f"agent {request.agent!r} ({request.subset}) is stopped",
+                        hint="`lmos agents start` starts it",
+                    )
                 told = {_RESTARTED_AT: rfc3339(self._clock())}
                 template = {"template": {"metadata": {"annotations": told}}}
                 await cluster.patch(DEPLOYMENTS, *at, {"spec": template})
@@ -145,6 +164,12 @@ class KubernetesSteering:
                 hint="restart or drain it, or scale the agent",
                 field="/action",
             )
+        there = self._serving(ThingKey(call.tenant, request.agent, request.subset))
+        if request.instance not in there:
+            raise NotFound(
+                f"agent {request.agent!r} ({request.subset}) has no instance {request.instance!r}",
+                hint=f"there are {', '.join(sorted(there))}" if there else "none of it is there",
+            )
         subject = subjects.instance(call.tenant, request.instance, "drain")
         await self._bus.request(subject, b"{}")
         return None, f"instance {request.instance} drains; its container is started again"
@@ -152,3 +177,7 @@ class KubernetesSteering:
     async def _scale(self, cluster: Cluster, at: tuple[str, str], instances: int) -> None:
         wanted = {"spec": {"replicas": instances}}
         await cluster.patch(DEPLOYMENTS, *at, wanted, part="scale")
+
+
+def _running(deployment: Mapping[str, Any]) -> int:
+    return int(member(deployment, "spec").get("replicas", 1))

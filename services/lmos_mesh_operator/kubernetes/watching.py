@@ -22,6 +22,7 @@ DOMAIN = "operator.lmos.eclipse"
 _SERVER_S = 240
 _CLIENT_S = 300
 _CONNECT_S = 15
+_BACKOFFS_S = (1, 2, 3, 5, 5, 5)
 _JOIN_S = 15.0
 _CLOSING_S = 0.05
 _WAITING = 200
@@ -189,6 +190,8 @@ def _settings(kopf: Any, instance: str) -> Any:
     settings.watching.server_timeout = _SERVER_S
     settings.watching.client_timeout = _CLIENT_S
     settings.watching.connect_timeout = _CONNECT_S
+    # So long at most nothing is seen when the API is back after an outage.
+    settings.networking.error_backoffs = _BACKOFFS_S
     # Nothing of kopf's is written to objects; if it ever is, it is under our name, and it is not
     # in their status, where the definitions would prune it.
     settings.persistence.finalizer = f"{DOMAIN}/finalizer"
