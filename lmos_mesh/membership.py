@@ -19,7 +19,7 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
 from lmos_mesh.messages import Instance, Registration
-from lmos_mesh.things import Thing
+from lmos_mesh.things import DEFAULT_SUBSET, Thing
 from lmos_mesh.transport import Bucket
 
 REGISTRY = Bucket(
@@ -80,6 +80,12 @@ class ThingKey(NamedTuple):
     tenant: str
     name: str
     subset: str
+
+
+def how_to_start(key: ThingKey) -> str:
+    """What to do about an agent that is stopped."""
+    subset = "" if key.subset == DEFAULT_SUBSET else f" --subset {key.subset}"
+    return f"`lmos agents start {key.name}{subset}` starts it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +294,26 @@ class Membership:
     def near(self, tenant: str, name: str) -> list[str]:
         """The names of a tenant's Things that are most like one that does not exist, at most 3."""
         known = self._tenants.get(tenant)
-        names = sorted(known.index.names) if known is not None else []
-        return difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        names = {*(known.index.names if known is not None else ())}
+        names |= {one.name for one in self._run(tenant)}
+        return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
 
     def subsets(self, tenant: str, name: str) -> list[str]:
         """The subsets in which a tenant has a Thing of that name."""
-        return sorted(one.key.subset for one in self.looked_up(tenant, name=name))
+        registered = {one.key.subset for one in self.looked_up(tenant, name=name)}
+        return sorted(registered | {one.subset for one in self._run(tenant) if one.name == name})
+
+    def stopped(self, key: ThingKey) -> bool:
+        """Whether it has taken its leave, and somebody is there who would start it again."""
+        return key not in self._entered and any(
+            (one.name, one.subset) == (key.name, key.subset) for one in self._run(key.tenant)
+        )
+
+    def _run(self, tenant: str) -> Iterator[Served]:
+        """What those who start and stop processes run, whether any runs or none."""
+        for of, held in self._leases.items():
+            if of[0] == tenant:
+                yield from held.lease.runs
 
     def lease(self, tenant: str, instance: str) -> Lease | None:
         """What a live process last said of itself."""
