@@ -10,14 +10,13 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
-from lmos_mesh.cli.screen import out, plural, print_json
+from lmos_mesh.cli.screen import out, plural, print_json, print_table, repainting
 from lmos_mesh.description import thing_of
 from lmos_mesh.errors import MeshError, NotFound
 from lmos_mesh.membership import LEASES, Lease, ThingKey, how_to_start
@@ -43,17 +42,21 @@ _WHOLE_NAME = 28
 
 def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> int:
     """Show who is there, once or until Ctrl-C."""
-    if watch and not as_json:
+    if watch:
         with suppress(KeyboardInterrupt):
-            run(_watch(everyone=everyone, mesh=mesh))
+            run(_watch(everyone=everyone, as_json=as_json, mesh=mesh))
         return 0
     found, stopped = run(_find_once(mesh))
     chosen = [one for one in found if one.live or everyone]
     if as_json:
-        print_json([one.model_dump(mode="json", exclude={"description"}) for one in chosen])
+        print_json(_told(chosen))
     else:
-        out().print(table_of(chosen, hidden=_others(found, chosen), stopped=stopped))
+        print_table(table_of(chosen, hidden=_others(found, chosen), stopped=stopped))
     return 0
+
+
+def _told(found: Sequence[FoundThing]) -> list[dict[str, Any]]:
+    return [one.model_dump(mode="json", exclude={"description"}) for one in found]
 
 
 Form = Literal["description", "card", "capabilities", "agent-json"]
@@ -176,7 +179,7 @@ def _formed(found: FoundThing, form: Form, url: str) -> Any:
     return projections.agent_json(thing, own_url)
 
 
-async def _watch(*, everyone: bool, mesh: str | None) -> None:
+async def _watch(*, everyone: bool, as_json: bool, mesh: str | None) -> None:
     """Show who is there now, whenever that changes. Who leaves stays in sight, as down."""
     seen: set[tuple[str, str]] = set()
     async with connected(mesh) as bus:
@@ -185,17 +188,22 @@ async def _watch(*, everyone: bool, mesh: str | None) -> None:
             await bus.transport.subscribe(
                 f"lmos.{subjects.escape(bus.tenant)}.changed.{kind}", lambda _: changed.set()
             )
-        with Live(console=out(), auto_refresh=False, transient=False) as live:
+        told: list[dict[str, Any]] | None = None
+        with repainting(below="Ctrl-C ends it") as show:
             while True:
                 try:
                     found = await find(bus)
                     seen.update((one.name, one.subset) for one in found if one.live)
                     chosen = [one for one in found if everyone or (one.name, one.subset) in seen]
-                    stopped = await _stopped(bus, found)
-                    shown = table_of(chosen, hidden=_others(found, chosen), stopped=stopped)
+                    if not as_json:
+                        stopped = await _stopped(bus, found)
+                        show(table_of(chosen, hidden=_others(found, chosen), stopped=stopped))
+                    elif (now := _told(chosen)) != told:
+                        told = now
+                        print_json(now, compact=True)
                 except MeshError as exc:
-                    shown = Text(str(exc), "red")
-                live.update(Group(shown, Text("Ctrl-C ends it", "dim")), refresh=True)
+                    if not as_json:
+                        show(Text(str(exc), "red"))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_REFRESH_S):
                         await changed.wait()
