@@ -41,7 +41,7 @@ async def plan_weekend(question: str, context: Context) -> str:
     asked = (
         f"find me a train from Berlin to {city}",
         f"find me a hotel in {city}",
-        "will it rain?",
+        f"will it rain in {city}?",
     )
     async with asyncio.TaskGroup() as tasks:
         answers = [tasks.create_task(one_answer(context, each)) for each in asked]

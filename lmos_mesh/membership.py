@@ -20,7 +20,7 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
 from lmos_mesh.messages import Instance, Registration
-from lmos_mesh.things import SHARED, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, SHARED, Thing
 from lmos_mesh.transport import Bucket
 
 REGISTRY = Bucket(
@@ -81,6 +81,12 @@ class ThingKey(NamedTuple):
     tenant: str
     name: str
     subset: str
+
+
+def how_to_start(key: ThingKey) -> str:
+    """What to do about an agent that is stopped."""
+    subset = "" if key.subset == DEFAULT_SUBSET else f" --subset {key.subset}"
+    return f"`lmos agents start {key.name}{subset}` starts it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +360,25 @@ class Membership:
         if tenant != SHARED:
             shared = (one.key for one in self.in_tenant(SHARED))
             names |= {key.name for key in shared if self.is_meant(tenant, key)}
+        names |= {one.name for one in self._run(tenant)}
         return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.5)
 
     def subsets(self, tenant: str, name: str) -> list[str]:
         """The subsets in which a tenant has a Thing of that name."""
-        return sorted(one.key.subset for one in self.looked_up(tenant, name=name))
+        registered = {one.key.subset for one in self.looked_up(tenant, name=name)}
+        return sorted(registered | {one.subset for one in self._run(tenant) if one.name == name})
+
+    def stopped(self, key: ThingKey) -> bool:
+        """Whether it has taken its leave, and somebody is there who would start it again."""
+        return key not in self._entered and any(
+            (one.name, one.subset) == (key.name, key.subset) for one in self._run(key.tenant)
+        )
+
+    def _run(self, tenant: str) -> Iterator[Served]:
+        """What those who start and stop processes run, whether any runs or none."""
+        for of, held in self._leases.items():
+            if of[0] == tenant:
+                yield from held.lease.runs
 
     def lease(self, tenant: str, instance: str) -> Lease | None:
         """What a live process last said of itself."""

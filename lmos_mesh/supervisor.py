@@ -46,6 +46,7 @@ _ASK_EVERY_S = 0.05
 _ELSEWHERE_S = 0.2
 _SETTLE_TIMEOUT_S = 60.0
 _KILL_AFTER_S = 3.0
+_NAMED = 4
 # Whoever is killed from outside does not know of it: its last line is no reason.
 _SILENT_ENDS = (-signal.SIGKILL, -signal.SIGTERM)
 
@@ -241,7 +242,12 @@ class Supervisor:
                 self._check_settled()
                 self._write_record()
                 self._tell(
-                    Serving(name=process.program.name, took_s=time.monotonic() - began, again=again)
+                    Serving(
+                        name=process.program.name,
+                        took_s=time.monotonic() - began,
+                        again=again,
+                        detail=_run_by(process.pid, directory),
+                    )
                 )
                 return
             await asyncio.sleep(_ASK_EVERY_S)
@@ -251,10 +257,9 @@ class Supervisor:
             return self._answering.claim(process.program.micro, before)
         membership = directory.membership
         return any(
+            # Its agents are processes of their own; it has a lease when they serve.
             lease.pid == process.pid
-            and all(
-                membership.get(ThingKey(tenant, thing.name, thing.subset)) for thing in lease.things
-            )
+            and all(membership.live(ThingKey(tenant, one.name, one.subset)) for one in lease.runs)
             for tenant, lease, _ in membership.leases()
         )
 
@@ -409,6 +414,14 @@ class Supervisor:
 
 def _live(directory: Directory, name: ThingKey) -> bool:
     return directory.membership.live(name)
+
+
+def _run_by(pid: int, directory: Directory) -> str:
+    """The first of the agents that a process runs, and how many more there are."""
+    leases = [lease for _, lease, _ in directory.membership.leases() if lease.pid == pid]
+    names = sorted({one.name for lease in leases for one in lease.runs})
+    left = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
 def _nats_detail(server: NatsServer, binary: Binary) -> str:

@@ -8,17 +8,18 @@ from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import quote
 
+from pydantic import ValidationError
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lmos_mesh import subjects
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
-from lmos_mesh.cli.screen import out, plural, print_json
+from lmos_mesh.cli.screen import out, plural, print_json, print_table, repainting
 from lmos_mesh.description import thing_of
 from lmos_mesh.errors import MeshError, NotFound
+from lmos_mesh.membership import LEASES, Lease, ThingKey, how_to_start
 from lmos_mesh.mesh_state import find_mesh
 from lmos_mesh.messages import (
     FIND_THINGS,
@@ -41,17 +42,21 @@ _WHOLE_NAME = 28
 
 def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> int:
     """Show who is there, once or until Ctrl-C."""
-    if watch and not as_json:
+    if watch:
         with suppress(KeyboardInterrupt):
-            run(_watch(everyone=everyone, mesh=mesh))
+            run(_watch(everyone=everyone, as_json=as_json, mesh=mesh))
         return 0
-    found = run(_find_once(mesh))
+    found, stopped = run(_find_once(mesh))
     chosen = [one for one in found if one.live or everyone]
     if as_json:
-        print_json([one.model_dump(mode="json", exclude={"description"}) for one in chosen])
+        print_json(_told(chosen))
     else:
-        out().print(table_of(chosen, hidden=_others(found, chosen)))
+        print_table(table_of(chosen, hidden=_others(found, chosen), stopped=stopped))
     return 0
+
+
+def _told(found: Sequence[FoundThing]) -> list[dict[str, Any]]:
+    return [one.model_dump(mode="json", exclude={"description"}) for one in found]
 
 
 Form = Literal["description", "card", "capabilities", "agent-json"]
@@ -100,9 +105,26 @@ async def find(bus: Bus) -> list[FoundThing]:
         return list((await bus.call(FIND_THINGS, FindThings(live=None), nobody_s=RESTART_S)).things)
 
 
-async def _find_once(mesh: str | None) -> list[FoundThing]:
+async def _find_once(mesh: str | None) -> tuple[list[FoundThing], list[ThingKey]]:
     async with connected(mesh) as bus:
-        return await find(bus)
+        found = await find(bus)
+        return found, await _stopped(bus, found)
+
+
+async def _stopped(bus: Bus, found: Sequence[FoundThing]) -> list[ThingKey]:
+    """The agents that nobody finds, and that somebody would start again."""
+    known = {(one.name, one.subset) for one in found}
+    stopped: set[ThingKey] = set()
+    with suppress(MeshError, ValidationError):
+        for entry in await bus.transport.key_value(LEASES).entries(
+            f"{subjects.escape(bus.tenant)}.*"
+        ):
+            stopped |= {
+                ThingKey(bus.tenant, one.name, one.subset)
+                for one in Lease.model_validate_json(entry.value).runs
+                if (one.name, one.subset) not in known
+            }
+    return sorted(stopped)
 
 
 async def _found(
@@ -157,7 +179,7 @@ def _formed(found: FoundThing, form: Form, url: str) -> Any:
     return projections.agent_json(thing, own_url)
 
 
-async def _watch(*, everyone: bool, mesh: str | None) -> None:
+async def _watch(*, everyone: bool, as_json: bool, mesh: str | None) -> None:
     """Show who is there now, whenever that changes. Who leaves stays in sight, as down."""
     seen: set[tuple[str, str]] = set()
     async with connected(mesh) as bus:
@@ -167,16 +189,22 @@ async def _watch(*, everyone: bool, mesh: str | None) -> None:
                 await bus.transport.subscribe(
                     f"lmos.{tenant}.changed.{kind}", lambda _: changed.set()
                 )
-        with Live(console=out(), auto_refresh=False, transient=False) as live:
+        told: list[dict[str, Any]] | None = None
+        with repainting(below="Ctrl-C ends it") as show:
             while True:
                 try:
                     found = await find(bus)
                     seen.update((one.name, one.subset) for one in found if one.live)
                     chosen = [one for one in found if everyone or (one.name, one.subset) in seen]
-                    shown = table_of(chosen, hidden=_others(found, chosen))
+                    if not as_json:
+                        stopped = await _stopped(bus, found)
+                        show(table_of(chosen, hidden=_others(found, chosen), stopped=stopped))
+                    elif (now := _told(chosen)) != told:
+                        told = now
+                        print_json(now, compact=True)
                 except MeshError as exc:
-                    shown = Text(str(exc), "red")
-                live.update(Group(shown, Text("Ctrl-C ends it", "dim")), refresh=True)
+                    if not as_json:
+                        show(Text(str(exc), "red"))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_REFRESH_S):
                         await changed.wait()
@@ -190,13 +218,22 @@ def _others(found: Sequence[FoundThing], chosen: Sequence[FoundThing]) -> list[F
     return [one for one in found if (one.name, one.subset) not in shown]
 
 
-def table_of(found: Sequence[FoundThing], *, hidden: Sequence[FoundThing] = ()) -> RenderableType:
-    """Agents as a table, those that are down last; `hidden` are not in it."""
+def table_of(
+    found: Sequence[FoundThing],
+    *,
+    hidden: Sequence[FoundThing] = (),
+    stopped: Sequence[ThingKey] = (),
+) -> RenderableType:
+    """Agents as a table, those that are down last; `hidden` and `stopped` are not in it."""
     kinds = ((kind, sum(one.kind == kind for one in hidden)) for kind in ("agent", "tool", "thing"))
     counted = ", ".join(plural(count, kind) for kind, count in kinds if count)
     more = [Text(f"Not live: {counted}; --all shows them", "dim")] if counted else []
+    more += [
+        Text(f"{one.name}{_line_of(one)} is stopped; {how_to_start(one)}", "dim") for one in stopped
+    ]
     if not found:
-        return Group(Text("No agent is live. Try: lmos run examples/billing.py", "dim"), *more)
+        hint = "" if stopped else " Try: lmos run examples/billing.py"
+        return Group(Text(f"No agent is live.{hint}", "dim"), *more)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     # What can be folded gives way before the names do.
     origins = any(map(untold_origin, found))
@@ -228,6 +265,10 @@ def table_of(found: Sequence[FoundThing], *, hidden: Sequence[FoundThing] = ()) 
             style="" if one.live else "dim",
         )
     return Group(table, *more)
+
+
+def _line_of(key: ThingKey) -> str:
+    return "" if key.subset == DEFAULT_SUBSET else f" ({key.subset})"
 
 
 def named(one: FoundThing, *, most: int = 5) -> str:

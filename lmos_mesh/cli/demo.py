@@ -21,7 +21,14 @@ from lmos_mesh.cli.up import UpScreen, plan_of, supervise
 from lmos_mesh.errors import MeshError, SettingsError
 from lmos_mesh.mesh_events import Event, Up
 from lmos_mesh.mesh_state import MeshRecord
-from lmos_mesh.messages import ROUTER_STATUS, Converse, Decision, RouterStatus
+from lmos_mesh.messages import (
+    FIND_THINGS,
+    ROUTER_STATUS,
+    Converse,
+    Decision,
+    FindThings,
+    RouterStatus,
+)
 from lmos_mesh.models import MODEL_NAME, install_model, installed_model
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.programs import Program
@@ -31,7 +38,7 @@ from lmos_mesh.supervisor import Supervisor
 NAME = "demo"
 
 _ROUTABLE_S = 20.0
-_STEADY_S = 0.2
+_LOOK_EVERY_S = 0.1
 _RIVAL = 0.01
 _INDENT = "     "
 
@@ -57,11 +64,11 @@ TOUR = (
 
 def demo(*, once: bool) -> int:
     """Run the mesh, ask the questions, and stay unless `once`."""
-    agents = _agents(_examples())
+    files = _agents(_examples())
     _prepare_model()
-    plan = plan_of(NAME, agents=agents, own_nats=True)
+    plan = plan_of(NAME, agents=(_runner(files),), own_nats=True)
     screen = UpScreen(plan, title="lmos demo", tries=False)
-    tour = _Tour(plan.settings, count=len(agents), once=once)
+    tour = _Tour(plan.settings, once=once)
 
     def tell(event: Event) -> None:
         screen.tell(event)
@@ -90,16 +97,27 @@ def _examples() -> Path:
     )
 
 
-def _agents(folder: Path) -> tuple[Program, ...]:
-    return tuple(
-        Program(
-            name=file.stem,
-            kind="agent",
-            role=file.stem,
-            command=(sys.executable, "-P", "-m", "lmos_mesh.cli.serving", str(file)),
-        )
-        for file in sorted(folder.glob("*.py"))
-        if not file.name.startswith("_")
+def _agents(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")]
+
+
+def _runner(files: Sequence[Path]) -> Program:
+    """They run as those of anybody do, so that `lmos agents scale` and its like are for them."""
+    return Program(
+        name="agents",
+        kind="agent",
+        role="agents",
+        command=(
+            sys.executable,
+            "-P",
+            "-m",
+            "lmos_mesh.cli",
+            "run",
+            "--no-reload",
+            "--mesh",
+            NAME,
+            *(str(file) for file in files),
+        ),
     )
 
 
@@ -124,9 +142,8 @@ def _prepare_model() -> None:
 class _Tour:
     """Asks the questions once the mesh is up."""
 
-    def __init__(self, settings: Settings, *, count: int, once: bool) -> None:
+    def __init__(self, settings: Settings, *, once: bool) -> None:
         self._settings = settings
-        self._count = count
         self._once = once
         self._up: Up | None = None
         self._begun = asyncio.Event()
@@ -167,7 +184,7 @@ class _Tour:
             ) as transport,
             Bus(transport, tenant=record.tenant, instance=instance) as bus,
         ):
-            await self._until_routable(bus)
+            await until_routable(bus)
             conversation = ""
             for number, question in enumerate(TOUR, start=1):
                 if not question.same:
@@ -175,17 +192,17 @@ class _Tour:
                 failed += not await _ask(bus, number, question, conversation)
         return failed
 
-    async def _until_routable(self, bus: Bus) -> None:
-        """The router learns the agents' examples in the background; wait until it knows them."""
-        known = -1
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ROUTABLE_S):
-                while True:
-                    state = await bus.call(ROUTER_STATUS, RouterStatus())
-                    if state.agents >= self._count and state.evidence == known:
-                        return
-                    known = state.evidence
-                    await asyncio.sleep(_STEADY_S)
+
+async def until_routable(bus: Bus) -> None:
+    """The router learns the agents' examples in the background; wait until it knows them."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ROUTABLE_S):
+            there = len((await bus.call(FIND_THINGS, FindThings(kind="agent"))).things)
+            while True:
+                state = await bus.call(ROUTER_STATUS, RouterStatus())
+                if state.agents >= there and state.trained and not state.waiting:
+                    return
+                await asyncio.sleep(_LOOK_EVERY_S)
 
 
 async def _ask(bus: Bus, number: int, question: Question, conversation: str) -> bool:

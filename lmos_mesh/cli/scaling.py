@@ -8,9 +8,10 @@ from lmos_mesh.bus import RESTART_S
 from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.resource_calls import seconds_of
 from lmos_mesh.cli.screen import out, print_json
-from lmos_mesh.errors import DeadlineExceeded
+from lmos_mesh.errors import DeadlineExceeded, InstanceLost, Unavailable
 from lmos_mesh.messages import STEER_AGENT, AgentSteered, SteerAgent
 from lmos_mesh.things import DEFAULT_SUBSET
+from lmos_mesh.watched_call import watched
 
 
 def steer(
@@ -42,7 +43,7 @@ def steer(
         print_json(steered.model_dump(mode="json"))
     else:
         out().print(shown(steered, took_s=time.monotonic() - began), soft_wrap=True)
-    return 0
+    return 0 if steered.done else 1
 
 
 async def _steered(
@@ -50,7 +51,8 @@ async def _steered(
 ) -> AgentSteered:
     async with connected(mesh) as bus, answering("operator"):
         try:
-            return await bus.call(
+            return await watched(
+                bus,
                 STEER_AGENT,
                 request,
                 tenant=tenant,
@@ -58,6 +60,11 @@ async def _steered(
                 timeout_s=timeout_s,
                 nobody_s=RESTART_S,
             )
+        except InstanceLost as exc:
+            raise Unavailable(
+                "the operator has ended before it said what became of it",
+                hint="those who run the agent go on with it; `lmos agents` shows what runs",
+            ) from exc
         except DeadlineExceeded as exc:
             raise DeadlineExceeded(
                 f"nobody has said within {timeout_s:g} s what became of it",

@@ -13,12 +13,13 @@ from lmos_mesh.directory import Directory
 from lmos_mesh.errors import (
     AgentNotFound,
     Conflict,
+    InstanceLost,
     InvalidMessage,
     MeshError,
     NotFound,
     Unavailable,
 )
-from lmos_mesh.membership import Lease, ThingKey
+from lmos_mesh.membership import Lease, ThingKey, how_to_start
 from lmos_mesh.messages import (
     GET_RUNS,
     STEER_RUN,
@@ -30,6 +31,7 @@ from lmos_mesh.messages import (
     SteerAgent,
     SteerRun,
 )
+from lmos_mesh.watched_call import watched
 from lmos_mesh_operator.sharing import Share, shared
 from lmos_mesh_operator.steering_words import by_themselves, in_words, message, named
 
@@ -117,6 +119,25 @@ class Steering:
             raise InvalidMessage("scale needs `instances`", field="/instances")
         if request.action == "scale" and request.instance:
             raise InvalidMessage("one instance cannot be scaled", field="/instance")
+        outcome: asyncio.Future[AgentSteered] = asyncio.get_running_loop().create_future()
+        # Not the caller's alone: when that has gone, what is begun is still ended and written down.
+        if self._bus.spawn(self._carry(request, call, outcome), name="steer") is None:
+            raise Unavailable("the operator is stopping", hint="try again")
+        return await asyncio.shield(outcome)
+
+    async def _carry(
+        self, request: SteerAgent, call: Call, outcome: "asyncio.Future[AgentSteered]"
+    ) -> None:
+        try:
+            outcome.set_result(await self._decide(request, call))
+        except Exception as exc:
+            outcome.set_exception(exc)
+            # Whoever asked may have gone, and then nobody looks at it.
+            outcome.exception()
+        finally:
+            outcome.cancel()
+
+    async def _decide(self, request: SteerAgent, call: Call) -> AgentSteered:
         if self._elsewhere is not None:
             try:
                 return await self._elsewhere.steer(request, call)
@@ -139,8 +160,14 @@ class Steering:
         if not runs:
             raise self._not_there(request, tenant)
         orders = self._orders(request, runs)
-        results = await self._give(orders, tenant)
         before = sum(one.running for one in runs)
+        try:
+            results = await self._give(orders, tenant)
+        except _Changed:
+            raise
+        except MeshError as exc:
+            self._write_down(request, call, before=before, failed=str(exc))
+            raise
         after = before + sum(one.instances - one.before for one in results)
         done = all(one.done for one in results)
         concerned = [one.run for one in orders] or runs
@@ -155,19 +182,15 @@ class Steering:
             done=done,
             also=also,
         )
-        what = {
-            "agent": request.agent,
-            "subset": request.subset,
-            "action": request.action,
-            "instance": request.instance,
-            "before": before,
-            "after": after,
-        }
         # If all is as was asked, nothing has come to pass; before it was decided again, some may.
         if orders or again:
-            audit.write(self._bus, tenant, "steered", what, caller=call.caller)
+            self._write_down(request, call, before=before, after=after)
         logger.info("%s: %s", named(request), steered.message)
         return steered
+
+    def _write_down(self, request: SteerAgent, call: Call, **came_of_it: int | str | None) -> None:
+        what = request.model_dump(include={"agent", "subset", "action", "instance"})
+        audit.write(self._bus, call.tenant, "steered", {**what, **came_of_it}, caller=call.caller)
 
     # -- who runs it --
 
@@ -259,7 +282,8 @@ class Steering:
                 [] if running else orders[:1]
             )
         if request.action == "restart" and not running:
-            raise Conflict(f"{named(request)} is stopped", hint="`lmos agents start` starts it")
+            key = ThingKey("", request.agent, request.subset)
+            raise Conflict(f"{named(request)} is stopped", hint=how_to_start(key))
         return running
 
     async def _give(self, orders: Sequence[_Order], tenant: str) -> list[RunSteered]:
@@ -277,9 +301,14 @@ class Steering:
     async def _give_one(self, order: _Order, tenant: str) -> RunSteered:
         endpoint = STEER_RUN.of(subjects.escape(order.run.runner))
         try:
-            return await self._bus.call(
-                endpoint, order.request, tenant=tenant, timeout_s=_CHANGED_S
+            return await watched(
+                self._bus, endpoint, order.request, tenant=tenant, timeout_s=_CHANGED_S
             )
+        except InstanceLost as exc:
+            raise Unavailable(
+                f"{order.run.where} has ended before it was done",
+                hint="its agents end with it; `lmos agents` shows what runs",
+            ) from exc
         except Conflict as exc:
             if order.request.revision is None:
                 raise

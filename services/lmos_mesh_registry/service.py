@@ -31,7 +31,7 @@ from lmos_mesh.errors import (
     NotFound,
     ThingNotFound,
 )
-from lmos_mesh.membership import LEASES, Entered, Membership, ThingKey
+from lmos_mesh.membership import LEASES, Entered, Membership, ThingKey, how_to_start
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -451,7 +451,9 @@ class Registry:
             )
         near = self._membership.near(key.tenant, key.name)
         hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
-        if subsets := self._membership.subsets(key.tenant, key.name):
+        if self._membership.stopped(key):
+            hint = f"it is stopped; {how_to_start(key)}"
+        elif subsets := self._membership.subsets(key.tenant, key.name):
             hint = f"it is there as {', '.join(subsets)}"
         return ThingNotFound(
             f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import AgentNotFound, InvalidMessage
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership, ThingKey, how_to_start
 from lmos_mesh.messages import Decide, Decision, ModelUse
 from lmos_mesh.things import Thing
 from lmos_mesh.wiring import Wiring, not_in
@@ -204,6 +204,9 @@ class Decider:
         hint = "see `lmos agents`"
         if registered:
             state = "has no instance running"
+        elif self._membership.stopped(key):
+            state = "is stopped"
+            hint = how_to_start(key)
         elif subsets := self._membership.subsets(key.tenant, key.name):
             state = f"has no subset {key.subset!r}"
             hint = f"it has {', '.join(subsets)}"

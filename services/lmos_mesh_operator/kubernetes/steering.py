@@ -68,15 +68,6 @@ class KubernetesSteering:
                 instances, said = await self._steer_one(request, call)
             else:
                 instances, said = await self._steer_all(cluster, at, found, request)
-        what = {
-            "agent": request.agent,
-            "subset": request.subset,
-            "action": request.action,
-            "instance": request.instance,
-            "after": instances,
-            "where": f"Deployment {at[0]}/{at[1]}",
-        }
-        audit.write(self._bus, call.tenant, "steered", what, caller=call.caller)
         logger.info("Deployment %s/%s: %s", *at, said)
         what = {
             "agent": request.agent,
@@ -87,7 +78,7 @@ class KubernetesSteering:
             "after": _running(found) if instances is None else instances,
             "deployment": "/".join(at),
         }
-        audit.write(self._bus, call.tenant, "steered", what)
+        audit.write(self._bus, call.tenant, "steered", what, caller=call.caller)
         return AgentSteered(
             agent=request.agent,
             subset=request.subset,

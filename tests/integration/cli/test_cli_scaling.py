@@ -4,26 +4,31 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from lmos_mesh import subjects
+from lmos_mesh.audit import AUDIT
 from lmos_mesh.errors import AgentFailed, Conflict, MeshError
 from lmos_mesh.mesh import Mesh as Client
 from lmos_mesh.messages import (
     CONVERSE,
     FIND_THINGS,
+    GET_THING,
     STEER_AGENT,
     AgentSteered,
     Converse,
     FindThings,
+    GetThing,
     Instance,
     SteerAgent,
 )
@@ -215,7 +220,7 @@ async def test_what_is_stopped_stays_so_until_it_is_started(
     both = await ids(mesh, "sleeper")
     stopped = await steered(mesh, "sleeper", "stop")
     none = await ids(mesh, "sleeper")
-    with pytest.raises(Conflict, match="`lmos agents start` starts it"):
+    with pytest.raises(Conflict, match="`lmos agents start sleeper` starts it"):
         await steered(mesh, "sleeper", "restart")
     agent_file(tmp_path, "sleeper", version="2.0.0")
     again = await steered(mesh, "sleeper", "start")
@@ -258,6 +263,109 @@ async def _outcome(client: Client, agent: str) -> str:
         return (await client.bus.call(CONVERSE, asked, timeout_s=20.0)).answer
     except MeshError as exc:
         return f"{type(exc).__name__}: {exc}"
+
+
+@asynccontextmanager
+async def _at_work(mesh: Mesh, agent: str) -> AsyncGenerator[Client]:
+    """Somebody waits for an answer of that agent as long as the block lasts."""
+    async with Client.connect(mesh.record.nats_url) as client, asyncio.TaskGroup() as tasks:
+        # Cancelled, it calls the work off.
+        waiting = tasks.create_task(_asked(client, agent))
+        await until(_is_busy, mesh, agent)
+        yield client
+        waiting.cancel()
+
+
+async def _asked(client: Client, agent: str) -> None:
+    with suppress(MeshError):
+        await client.ask("one", agent=agent, store=False)
+
+
+async def _is_busy(mesh: Mesh, agent: str) -> bool:
+    return any(one.in_flight for one in await instances(mesh, agent))
+
+
+async def test_what_is_not_done_in_time_goes_on_and_the_exit_status_says_so(
+    mesh: Mesh, lmos: Lmos, running: list[Program], tmp_path: Path
+) -> None:
+    start(mesh, running, agent_file(tmp_path, "lasting", takes_s=60), "--no-reload")
+
+    async with _at_work(mesh, "lasting"):
+        late = await asyncio.to_thread(
+            lmos, "agents", "drain", "lasting", "--timeout", "1s", environ=mesh.environ
+        )
+
+    assert "1 instance still finishing what they are at, 0 running" in late.stdout
+    assert late.returncode == 1
+
+
+async def test_whoever_waits_is_told_at_once_that_the_operator_or_the_runner_has_died(
+    mesh: Mesh, lmos: Lmos, running: list[Program], tmp_path: Path
+) -> None:
+    run = start(
+        mesh, running, agent_file(tmp_path, "endless", takes_s=60), "--no-reload", "--instances=2"
+    )
+
+    async with _at_work(mesh, "endless"):
+        waiting = Program(["agents", "drain", "endless"], mesh.environ)
+        running.append(waiting)
+        run.until("2 of 2 instances finish what they are at and end")
+        os.kill(mesh.pid("operator"), signal.SIGKILL)
+        orphaned = await asyncio.to_thread(waiting.end)
+        mesh.event("serving", name="operator", again=True)
+        await steered(mesh, "endless", "start")
+    async with _at_work(mesh, "endless"), asyncio.TaskGroup() as tasks:
+        refused = tasks.create_task(_refused(mesh, "endless", "drain"))
+        await asyncio.to_thread(run.until, "2 of 2 instances finish what they are at and end")
+        run.process.kill()
+
+    assert orphaned == 1
+    assert "lmos: the operator has ended before it said what became of it (" in waiting.text
+    assert f"endless.py on {socket.gethostname()} (pid {run.process.pid}) has ended" in (
+        refused.result()
+    )
+    assert [one["failed"] for one in await _audited(mesh, "endless") if "failed" in one] == [
+        refused.result()
+    ]
+
+
+async def _refused(mesh: Mesh, name: str, action: str, **more: Any) -> str:
+    with pytest.raises(MeshError) as refused:
+        await steered(mesh, name, action, **more)
+    return str(refused.value)
+
+
+async def _audited(mesh: Mesh, agent: str) -> list[dict[str, Any]]:
+    """What was written down of an agent that was told how to run."""
+    async with Client.connect(mesh.record.nats_url) as client:
+        kept = await client.bus.transport.stream(AUDIT).read(subjects.audit("demo", "steered"))
+    told: list[dict[str, Any]] = [json.loads(one.payload) for one in kept]
+    return [one for one in told if one["agent"] == agent]
+
+
+async def test_an_agent_that_is_stopped_is_known_and_who_asks_for_it_is_told_how_to_start_it(
+    mesh: Mesh, lmos: Lmos, running: list[Program], tmp_path: Path
+) -> None:
+    start(mesh, running, agent_file(tmp_path, "resting"), "--no-reload", "--subset", "canary")
+    await steered(mesh, "resting", "stop", subset="canary")
+
+    shown = lmos("agents", environ=mesh.environ)
+    async with Client.connect(mesh.record.nats_url) as client:
+        with pytest.raises(MeshError) as asked:
+            await client.ask("one", agent="resting", subset="canary")
+        with pytest.raises(MeshError) as described:
+            await client.bus.call(GET_THING, GetThing(name="resting", subset="canary"))
+    misspelt = await _refused(mesh, "resing", "start", subset="canary")
+    elsewhere = await _refused(mesh, "resting", "start")
+    started = await steered(mesh, "resting", "start", subset="canary")
+
+    how = "`lmos agents start resting --subset canary` starts it"
+    assert f"resting (canary) is stopped; {how}\n" in shown.stdout
+    assert str(asked.value) == f"agent 'resting' is stopped in 'demo' ({how})"
+    assert f"it is stopped; {how}" in str(described.value)
+    assert "did you mean resting?" in misspelt
+    assert "has no subset 'stable' in 'demo' (it has canary)" in elsewhere
+    assert started.instances == 1
 
 
 async def test_several_who_run_an_agent_share_it(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lmos_mesh.models import installed_model
-from tests.integration.cli.conftest import Lmos, Mesh, Program, asked_by_commands
+from tests.integration.cli.conftest import Lmos, Mesh, Program
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -276,19 +276,23 @@ def test_agents_are_listed_with_what_they_can_do(mesh: Mesh, lmos: Lmos) -> None
     assert len(by_name["slow"]["instances"]) == 2
 
 
-async def test_the_live_table_shows_who_is_there(mesh: Mesh) -> None:
-    async with asked_by_commands(mesh, "registry.find") as asked:
-        watching = Program(["agents", "--watch"], mesh.environ)
-        for _ in range(2):  # when it asks again, the first answer is on the screen
-            await asked()
-
-    watching.process.send_signal(signal.SIGINT)
-    code = watching.end()
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_who_watches_through_a_pipe_sees_at_once_who_is_there(
+    mesh: Mesh, arguments: tuple[str, ...]
+) -> None:
+    watching = Program(["agents", "--watch", *arguments], mesh.environ)
+    try:
+        line = watching.until("billing")
+        watching.process.send_signal(signal.SIGINT)
+        code = watching.end()
+    finally:
+        watching.close()
 
     assert code == 0
-    assert "billing" in watching.text
+    assert "\x1b" not in watching.text
     assert "Traceback" not in watching.text
-    watching.close()
+    if arguments:
+        assert "billing" in {one["name"] for one in json.loads(line)}
 
 
 def test_a_description_is_printed_as_json(mesh: Mesh, lmos: Lmos) -> None:
