@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any
@@ -25,6 +25,7 @@ from lmos_mesh.messages import (
     STEER_ROLLOUT,
     GetResourceHistory,
     ResourceHistory,
+    ResourceVersion,
     RestoreRouting,
     SteerRollout,
 )
@@ -151,8 +152,14 @@ def stages(found: ResourceHistory) -> tuple[ResourceHistory, int]:
     """What a rollout went through, each stage once and as it began; and which is the latest."""
     # It is written at every look, and most looks change nothing that is shown.
     runs = (list(run) for _, run in groupby(found.versions, key=lambda one: one.summary))
-    began = tuple(run[-1] for run in runs)
+    began = tuple(_as_it_began(run) for run in runs)
     return found.model_copy(update={"versions": began}), began[0].revision if began else 0
+
+
+def _as_it_began(run: Sequence[ResourceVersion]) -> ResourceVersion:
+    # The audit knows when it was, and has no version to show.
+    revision = next((one.revision for one in reversed(run) if one.revision), 0)
+    return run[-1].model_copy(update={"revision": revision})
 
 
 def restore(
@@ -262,7 +269,7 @@ def history_table(found: ResourceHistory, *, active: int = 0) -> Table:
     for one in found.versions:
         at = datetime.datetime.fromtimestamp(one.at).astimezone()
         table.add_row(
-            str(one.revision),
+            str(one.revision or ""),
             at.strftime("%Y-%m-%d %H:%M:%S"),
             Text("●", "green") if one.revision == active else "",
             Text("deleted", "red") if one.gone else Text(one.summary),

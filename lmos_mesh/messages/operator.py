@@ -123,6 +123,7 @@ class ResourceVersion(Message):
     """A resource as it was.
 
     Attributes:
+        revision: 0 of a rollout's step that only the audit has.
         at: Unix seconds.
         summary: What it said then, in a few words.
         gone: Whether it was deleted then.

@@ -41,12 +41,14 @@ from lmos_mesh.resource_store import PastResource, ResourceStore
 from lmos_mesh.resources import (
     KINDS,
     Channel,
+    ChannelRollout,
     ChannelRouting,
     ChannelStatus,
     Resource,
     kind_named,
 )
 from lmos_mesh_operator import resource_rules as rules
+from lmos_mesh_operator.past_steps import steps_before
 from lmos_mesh_operator.reconcile import key_of_routing, restored
 
 logger = logging.getLogger(__name__)
@@ -289,7 +291,7 @@ class Keeping:
         held = await self._store.get(key)
         if held is None or not rules.concerns(held.resource, call.tenant):
             raise self._unknown(key, call.tenant)
-        versions = tuple(
+        versions = [
             ResourceVersion(
                 revision=one.revision,
                 at=one.at,
@@ -300,9 +302,13 @@ class Keeping:
             for one in reversed(await self._store.history(key))
             # A name may have been another tenant's before.
             if one.resource is None or rules.concerns(one.resource, call.tenant)
-        )
+        ]
+        if isinstance(held.resource, ChannelRollout):
+            first = min(one.at for one in versions)
+            name = f"{key.namespace}/{key.name}"
+            versions += await steps_before(self._bus, call.tenant, name, first)
         return ResourceHistory(
-            kind=key.kind, namespace=key.namespace, name=key.name, versions=versions
+            kind=key.kind, namespace=key.namespace, name=key.name, versions=tuple(versions)
         )
 
     async def restore(self, request: RestoreRouting, call: Call) -> FoundResource:

@@ -165,7 +165,10 @@ def summary(resource: Resource) -> str:
         return "; ".join(groups) or "nobody"
     if isinstance(resource, ChannelRollout):
         status = resource.status
-        return f"{status.phase}, {status.canary_weight} %" if status else "Pending"
+        if status is None:
+            return "Pending"
+        said = f"{status.phase}, {status.canary_weight} %"
+        return f"{said}: {status.message}" if status.message else said
     if isinstance(resource, Agent):
         provided = resource.spec.provided_capabilities
         return "provides " + _some([f"{one.name or one.id} {one.version}" for one in provided])

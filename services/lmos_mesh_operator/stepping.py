@@ -216,7 +216,7 @@ class _Run:
         return self.to(
             phase,
             kind,
-            f"step {step + 1} of {len(plan.steps)}, {weight} % of conversations: {why}",
+            f"{_moved(plan, step)}: {why}",
             step=step,
             canary_weight=weight,
             shadow_percent=plan.shadow_percent,
@@ -227,6 +227,15 @@ class _Run:
             # Paused, it is still who paused it that it waits for.
             paused_for=self.status.paused_for if phase == "Paused" else "",
         )
+
+
+def _moved(plan: Plan, step: int) -> str:
+    """Who is asked of the canary in a step."""
+    if plan.shadow_percent:
+        return f"{plan.shadow_percent} % of turns are asked of both"
+    if not plan.drawn_only:
+        return "nobody is moved yet"
+    return f"step {step + 1} of {len(plan.steps)}, {plan.steps[step].weight} % of conversations"
 
 
 # -- before it runs, and after --

@@ -5,8 +5,8 @@ import itertools
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, NotFound
 from lmos_mesh.events import OF_OPERATOR, CloudEvent, kept, unix_time
-from lmos_mesh.messages import ReportedPart, SteerRollout, TurnReport
+from lmos_mesh.messages import GetResourceHistory, ReportedPart, SteerRollout, TurnReport
 from lmos_mesh.resource_index import key_of
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import (
@@ -29,8 +29,10 @@ from lmos_mesh.resources import (
     Resource,
     RolloutStatus,
 )
+from lmos_mesh.transport import Packet
 from lmos_mesh.weights import Side, Speaker, side_of
 from lmos_mesh_operator.figures import log_of
+from lmos_mesh_operator.keeping import Keeping
 from lmos_mesh_operator.rollouts import Rollouts
 from tests.conftest import Mesh
 
@@ -395,6 +397,7 @@ async def test_figures_that_were_told_before_an_operator_led_count_for_it(mesh: 
             # Of no use to anybody any more, they are kept no more.
             stand.bus.transport.publish(subject, b"{}")
             stream = stand.bus.transport.stream(log_of(subject))
+            left: Sequence[Packet] = ()
             for _ in range(500):
                 if not (left := await stream.read(subject)):
                     break
@@ -411,6 +414,29 @@ async def test_a_part_that_fails_counts_against_the_canary(mesh: Mesh) -> None:
         status = await stand.until_phase("RolledBack")
 
         assert "of the canary's turns failed" in status.message
+
+
+async def test_the_first_steps_are_told_when_looks_have_pushed_them_out_of_what_is_kept(
+    mesh: Mesh,
+) -> None:
+    async with standing(mesh) as stand, operator(mesh):
+        await stand.begin(steps=[{"weight": 50, "holdSeconds": 60}])
+        await stand.until_phase("Progressing")
+        await stand.until(lambda: len(stand.told) == 1)
+        (applied, *_) = await stand.store.history(key_of(stand.rollout))
+        while (await stand.store.history(key_of(stand.rollout)))[:1] == [applied]:
+            looked = stand.status.model_copy(update={"looked_at": time.time() + 60})
+            with suppress(Conflict):
+                await stand.put(stand.rollout.model_copy(update={"status": looked}))
+        keeping = Keeping(stand.bus, stand.applied)
+        request = GetResourceHistory(kind="rollout", namespace=stand.bus.tenant, name="web")
+
+        found = await keeping.history(request, call(stand.bus.tenant))
+
+        assert found.versions[-1].revision == 0
+        assert found.versions[-1].summary == (
+            "Progressing, 50 %: step 1 of 1, 50 % of conversations: it began"
+        )
 
 
 def _seconds(one: CloudEvent, other: CloudEvent) -> float:

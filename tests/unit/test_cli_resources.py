@@ -274,6 +274,29 @@ def test_a_rollout_shows_its_steps_and_what_was_measured() -> None:
     assert rollout_line(one).plain == "new  RolledBack  0 %, step 1/2: errors"
 
 
+def test_a_rollout_says_who_is_asked_whatever_the_weight() -> None:
+    both = {"canaryChannel": {"name": "next"}, "stableChannel": {"name": "web"}}
+    match = {"users": ["ada", "ben"], "attributes": {"staff": ["true"], "land": ["de", "at"]}}
+    one = rollout(phase="Progressing")
+    of = {
+        "canary": {**both, "sticky": "user", "match": match},
+        "shadow": {**both, "percent": 50},
+        "blueGreen": {**both, "match": {"users": ["ada"]}, "autoPromote": True},
+    }
+
+    def said(kind: str) -> str:
+        return shown(screen_of({**one, "spec": {"strategy": {kind: of[kind]}}}))
+
+    assert "sticky a user keeps to a side with all their conversations" in said("canary")
+    assert (
+        "on the canary user ada or ben, and whoever has staff true and land de or at, whatever "
+        "the weight" in said("canary")
+    )
+    assert "mirrored 50 % of turns" in said("shadow")
+    assert "on the canary user ada, whatever the weight" in said("blueGreen")
+    assert "promoted by itself, if every check passes" in said("blueGreen")
+
+
 def test_a_shadow_shows_what_was_compared_and_what_was_not() -> None:
     some = {"same": 45, "different": 4, "failed": 1, "several": 7, "once": 0, "busy": 2}
 
@@ -283,6 +306,11 @@ def test_a_shadow_shows_what_was_compared_and_what_was_not() -> None:
     assert "compared 50 turns: 45 the same (90 %), 4 different, 1 failed" in said
     assert "not compared 7 of several requests, 2 for which there was no room" in said
     assert "compared no turn so far" in none
+    assert rollout_line(rollout(phase="Progressing", shadowPercent=50)).plain.endswith(
+        "50 % mirrored, step 1/2"
+    )
+    assert "mirrored" not in rollout_line(rollout(phase="Paused", shadowPercent=50)).plain
+    assert "mirrored" not in said
     assert "not compared" not in none
 
 
@@ -357,3 +385,16 @@ def test_a_rollout_s_history_has_each_stage_once_as_it_began() -> None:
         (6, "Pending"),
     ]
     assert latest == 9
+
+
+def test_what_only_the_audit_knows_of_a_rollout_has_no_revision_and_each_stage_its_own() -> None:
+    said = [(9, "Paused"), (8, "Progressing"), (0, "Progressing"), (0, "Pending")]
+    kept = tuple(
+        ResourceVersion(revision=revision, at=90.0 - n, summary=one)
+        for n, (revision, one) in enumerate(said)
+    )
+    name = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
+
+    found, _ = stages(ResourceHistory(**name, versions=kept))
+
+    assert [(one.revision, one.at) for one in found.versions] == [(9, 90.0), (8, 88.0), (0, 87.0)]
