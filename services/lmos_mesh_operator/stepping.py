@@ -336,7 +336,7 @@ def _if_over(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
     status, plan = run.status, run.plan
     if run.now < status.step_began + plan.hold_s(status.step):
         return None
-    passed = "its time is over"
+    passed = "its time is over" if plan.hold_s(status.step) else ""
     if plan.analysis is not None:
         if verdicts is None:
             return None
@@ -349,10 +349,11 @@ def _if_over(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
             return None
         passed = "every check passed"
     if plan.steps[status.step].pause:
-        waits = f"paused: {passed}, and a person has to promote it"
+        passed += ", and " if passed else ""
+        waits = f"paused: {passed}a person has to promote it"
         # A shadow that has passed has shown what it could.
         return run.to("Paused", "paused", waits, paused_for="step", shadow_percent=0)
-    return run.advance(passed)
+    return run.advance(passed or "it has no time to wait for")
 
 
 def _looked(
