@@ -77,6 +77,8 @@ def rollout_screen(one: Raw, *, titled: bool = True) -> RenderableType:
         table.add_row("subsets", f"{status.get('stableSubset')} → {status['canarySubset']}")
     if steps := strategy.get("steps"):
         table.add_row("steps", _steps(steps, status))
+    for name, said in _further(kind, strategy):
+        table.add_row(name, said)
     if compared := status.get("compared"):
         table.add_row("compared", compared_line(compared))
         if left_out := left_out_line(compared):
@@ -85,6 +87,24 @@ def rollout_screen(one: Raw, *, titled: bool = True) -> RenderableType:
     if verdicts := status.get("verdicts"):
         parts.append(_verdicts(verdicts))
     return Group(*parts)
+
+
+def _further(kind: str, strategy: Raw) -> Iterator[tuple[str, str]]:
+    """What else decides who is asked."""
+    if kind == "shadow":
+        yield "mirrored", f"{strategy.get('percent', 100)} % of turns"
+    if strategy.get("sticky") == "user":
+        yield "sticky", "a user keeps to a side with all their conversations"
+    match: Raw = strategy.get("match") or {}
+    who = [f"user {' or '.join(users)}"] if (users := match.get("users")) else []
+    if attributes := match.get("attributes"):
+        given = (f"{name} {' or '.join(values)}" for name, values in attributes.items())
+        who.append("whoever has " + " and ".join(given))
+    if who:
+        yield "on the canary", ", and ".join(who) + ", whatever the weight"
+    if kind == "blueGreen":
+        by = "by itself, if every check passes" if strategy.get("autoPromote") else "by a person"
+        yield "promoted", by
 
 
 def compared_line(compared: Raw) -> str:

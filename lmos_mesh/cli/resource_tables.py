@@ -136,7 +136,9 @@ def phase_of(rollout: Raw) -> Text:
 def weight_of(rollout: Raw) -> str:
     """How much of the traffic the canary has."""
     status = status_of(rollout)
-    if percent := status.get("shadowPercent"):
+    # A shadow that is paused is asked nothing.
+    percent = status.get("shadowPercent")
+    if percent and status.get("phase") == "Progressing":
         return f"{percent} % mirrored"
     return f"{status.get('canaryWeight', 0)} %"
 

@@ -181,7 +181,8 @@ def _judge_share(check: Check, canary: Sample, stable: Sample, terms: _Terms) ->
     p = share_worse(count, of, stable_count, stable_of, points=points)
     than = f"{said}, and {_shown(known.stable)} % of stable's" if stable_of else said
     if p <= terms.level:
-        return _failed(known, p, f"{than}: worse by more than {points:g} points")
+        unit = "point" if points == 1 else "points"
+        return _failed(known, p, f"{than}: worse by more than {points:g} {unit}")
     return _not_failed(known, p, than)
 
 

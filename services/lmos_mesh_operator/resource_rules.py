@@ -17,6 +17,7 @@ from lmos_mesh.resources import (
     Resource,
 )
 from lmos_mesh.things import SHARED, Fault
+from lmos_mesh.weights import name_of
 from lmos_mesh.wrong_fields import told
 from lmos_mesh_operator.plans import plan_of
 
@@ -145,6 +146,8 @@ def is_same(after: Resource, before: Resource | None) -> bool:
 
 def notes_on(index: ResourceIndex, after: Resource, before: Resource | None) -> list[str]:
     """What whoever applies a resource should know of its consequences."""
+    if isinstance(after, ChannelRollout):
+        return _notes_on_rollout(index, after, before)
     if not isinstance(after, Channel):
         return []
     notes: list[str] = []
@@ -161,6 +164,26 @@ def notes_on(index: ResourceIndex, after: Resource, before: Resource | None) -> 
     if isinstance(before, Channel) and before.status is not None and before.status.pinned:
         notes.append("its Routing was put back by hand, and stays until that is released")
     return notes
+
+
+def _notes_on_rollout(
+    index: ResourceIndex, after: ChannelRollout, before: Resource | None
+) -> list[str]:
+    plan = plan_of(after.spec.strategy)
+    stable = index.get(Channel, after.metadata.namespace, plan.stable.name)
+    if stable is None or before is not None:
+        return []
+    known = index.rollout(stable.tenant, stable.channel)
+    status = known.status if known is not None else None
+    if known is None or status is None or status.phase != "Promoted":
+        return []
+    if stable.subset == status.canary_subset:
+        return []  # it goes on from where everybody is
+    back = 100 - plan.steps[0].weight
+    return [
+        f"rollout {name_of(known)!r} has moved everybody to {status.canary_subset!r}; this one "
+        f"begins anew, and sends {back} % of new conversations to {stable.subset!r}"
+    ]
 
 
 def fits(resource: Resource, labels: Mapping[str, str]) -> bool:

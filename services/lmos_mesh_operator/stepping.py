@@ -216,7 +216,7 @@ class _Run:
         return self.to(
             phase,
             kind,
-            f"step {step + 1} of {len(plan.steps)}, {weight} % of conversations: {why}",
+            f"{_moved(plan, step)}: {why}",
             step=step,
             canary_weight=weight,
             shadow_percent=plan.shadow_percent,
@@ -227,6 +227,15 @@ class _Run:
             # Paused, it is still who paused it that it waits for.
             paused_for=self.status.paused_for if phase == "Paused" else "",
         )
+
+
+def _moved(plan: Plan, step: int) -> str:
+    """Who is asked of the canary in a step."""
+    if plan.shadow_percent:
+        return f"{plan.shadow_percent} % of turns are asked of both"
+    if not plan.drawn_only:
+        return "nobody is moved yet"
+    return f"step {step + 1} of {len(plan.steps)}, {plan.steps[step].weight} % of conversations"
 
 
 # -- before it runs, and after --
@@ -327,7 +336,7 @@ def _if_over(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
     status, plan = run.status, run.plan
     if run.now < status.step_began + plan.hold_s(status.step):
         return None
-    passed = "its time is over"
+    passed = "its time is over" if plan.hold_s(status.step) else ""
     if plan.analysis is not None:
         if verdicts is None:
             return None
@@ -340,10 +349,11 @@ def _if_over(run: _Run, verdicts: Sequence[Verdict] | None) -> Stepped | None:
             return None
         passed = "every check passed"
     if plan.steps[status.step].pause:
-        waits = f"paused: {passed}, and a person has to promote it"
+        passed += ", and " if passed else ""
+        waits = f"paused: {passed}a person has to promote it"
         # A shadow that has passed has shown what it could.
         return run.to("Paused", "paused", waits, paused_for="step", shadow_percent=0)
-    return run.advance(passed)
+    return run.advance(passed or "it has no time to wait for")
 
 
 def _looked(

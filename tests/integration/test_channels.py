@@ -512,6 +512,7 @@ async def test_turns_are_mirrored_compared_and_reported_without_slowing_them(
     channel = new_name("way")
     wired: dict[str, Sequence[str]] = {
         "billing": ["view_bill", "pay_bill"],
+        "weather": ["forecast"],
         "concierge": ["chat"],
     }
     for subset in ("stable", "canary"):
@@ -526,11 +527,18 @@ async def test_turns_are_mirrored_compared_and_reported_without_slowing_them(
     bill = await ask(mesh, "show my bill", channel)
     took_s = time.monotonic() - began
     paid = await ask(mesh, "pay my bill", channel, agent="billing")
-    told = await reports(mesh, 3, channel=channel, since=since)
+    both = await ask(mesh, "show my bill and will it rain tomorrow?", channel)
+    told = await reports(mesh, 6, channel=channel, since=since)
 
     assert (bill.answer, paid.answer) == ("the bill (stable)", "paid (stable)")
-    shadow = next(one for one in told if one.shadow)
+    assert len(both.parts) == 2
+    (shadow,) = (one for one in told if one.shadow and not one.left_out)
+    left_out = {one.turn: (one.left_out, one.outcome, one.subset) for one in told if one.left_out}
     users = [one for one in told if not one.shadow]
+    assert left_out == {
+        paid.turn: ("once", "cancelled", "canary"),
+        both.turn: ("several", "cancelled", "canary"),
+    }
     assert (shadow.subset, shadow.agent, shadow.outcome) == ("canary", "billing", "answered")
     assert (shadow.same, shadow.turn) == (False, bill.turn)
     assert shadow.total_s >= 1.4 > users[0].total_s
@@ -538,6 +546,7 @@ async def test_turns_are_mirrored_compared_and_reported_without_slowing_them(
     assert [(one.subset, one.capability) for one in users] == [
         ("stable", "view_bill"),
         ("stable", "pay_bill"),
+        ("stable", "view_bill,forecast"),
     ]
     assert not canary.entries("paid")
 

@@ -5,7 +5,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from lmos_mesh.resources import (
     Resource,
     RolloutStatus,
 )
+from lmos_mesh.transport import Packet
 from lmos_mesh.weights import Side, Speaker, side_of
 from lmos_mesh_operator.figures import log_of
 from lmos_mesh_operator.rollouts import Rollouts
@@ -395,6 +396,7 @@ async def test_figures_that_were_told_before_an_operator_led_count_for_it(mesh: 
             # Of no use to anybody any more, they are kept no more.
             stand.bus.transport.publish(subject, b"{}")
             stream = stand.bus.transport.stream(log_of(subject))
+            left: Sequence[Packet] = ()
             for _ in range(500):
                 if not (left := await stream.read(subject)):
                     break

@@ -274,6 +274,29 @@ def test_a_rollout_shows_its_steps_and_what_was_measured() -> None:
     assert rollout_line(one).plain == "new  RolledBack  0 %, step 1/2: errors"
 
 
+def test_a_rollout_says_who_is_asked_whatever_the_weight() -> None:
+    both = {"canaryChannel": {"name": "next"}, "stableChannel": {"name": "web"}}
+    match = {"users": ["ada", "ben"], "attributes": {"staff": ["true"], "land": ["de", "at"]}}
+    one = rollout(phase="Progressing")
+    of = {
+        "canary": {**both, "sticky": "user", "match": match},
+        "shadow": {**both, "percent": 50},
+        "blueGreen": {**both, "match": {"users": ["ada"]}, "autoPromote": True},
+    }
+
+    def said(kind: str) -> str:
+        return shown(screen_of({**one, "spec": {"strategy": {kind: of[kind]}}}))
+
+    assert "sticky a user keeps to a side with all their conversations" in said("canary")
+    assert (
+        "on the canary user ada or ben, and whoever has staff true and land de or at, whatever "
+        "the weight" in said("canary")
+    )
+    assert "mirrored 50 % of turns" in said("shadow")
+    assert "on the canary user ada, whatever the weight" in said("blueGreen")
+    assert "promoted by itself, if every check passes" in said("blueGreen")
+
+
 def test_a_shadow_shows_what_was_compared_and_what_was_not() -> None:
     some = {"same": 45, "different": 4, "failed": 1, "several": 7, "once": 0, "busy": 2}
 
@@ -283,6 +306,11 @@ def test_a_shadow_shows_what_was_compared_and_what_was_not() -> None:
     assert "compared 50 turns: 45 the same (90 %), 4 different, 1 failed" in said
     assert "not compared 7 of several requests, 2 for which there was no room" in said
     assert "compared no turn so far" in none
+    assert rollout_line(rollout(phase="Progressing", shadowPercent=50)).plain.endswith(
+        "50 % mirrored, step 1/2"
+    )
+    assert "mirrored" not in rollout_line(rollout(phase="Paused", shadowPercent=50)).plain
+    assert "mirrored" not in said
     assert "not compared" not in none
 
 
@@ -348,7 +376,7 @@ def test_each_step_is_told_with_who_asked_for_it_and_a_routing_that_can_be_put_b
         ResourceStep(at=2.0, what="activated", revision=7, kept=True, message="its agents changed"),
         ResourceStep(at=1.0, what="activated", revision=5, message="it was resolved"),
     )
-    name = {"kind": "ChannelRouting", "namespace": "default", "name": "web"}
+    name: dict[str, Any] = {"kind": "ChannelRouting", "namespace": "default", "name": "web"}
 
     history = ResourceHistory(**name, versions=(), steps=steps)
     told = " ".join(shown(steps_table(history, active=9)).split())
@@ -368,7 +396,7 @@ def test_a_rollout_is_told_with_where_it_was_and_a_reason_once() -> None:
             at=1.0, what="stepped", state="Progressing, 10 %", message="by hand: go", reason="go"
         ),
     )
-    name = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
+    name: dict[str, Any] = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
 
     told = " ".join(shown(steps_table(ResourceHistory(**name, versions=(), steps=steps))).split())
 

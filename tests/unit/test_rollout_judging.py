@@ -62,7 +62,7 @@ def test_a_verdict_says_what_was_seen() -> None:
     assert failed.p is not None
     assert failed.p < 1e-9
     assert failed.message.startswith(
-        "20 % of the canary's turns failed, and 1 % of stable's: worse by more than 1 points"
+        "20 % of the canary's turns failed, and 1 % of stable's: worse by more than 1 point"
     )
 
 

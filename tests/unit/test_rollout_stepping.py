@@ -177,6 +177,7 @@ def test_too_few_turns_wait_pause_or_abort(inconclusive: str, phase: str, weight
 def test_a_shadow_is_compared_and_moves_nobody() -> None:
     story = Story(rollout(shadow={"percent": 30, "analysis": {"windowSeconds": 60}})).wait()
     assert (story.status.canary_weight, story.status.shadow_percent) == (0, 30)
+    assert story.status.message == "30 % of turns are asked of both: it began"
 
     story.wait(60, "pass")
 
@@ -213,6 +214,7 @@ def test_blue_and_green_change_places_at_once(auto: bool, phase: str) -> None:
     said = {"autoPromote": auto, "analysis": {"windowSeconds": 60}}
     story = Story(rollout(blueGreen=said)).wait()
     assert story.status.canary_weight == 0
+    assert story.status.message == "nobody is moved yet: it began"
 
     story.wait(60, "pass")
 
