@@ -29,6 +29,7 @@ _AGAIN_S = 5.0
 # Watches may miss what happens while they are renewed.
 _READ_AGAIN_S = 300.0
 _FIRST_READ_AGAIN_S = 5.0
+_UNKNOWN_S = 0.05
 # No kind of resource is called so: everybody leaves it alone.
 _IDENTITY = subjects.key("lmos", "store", "identity")
 
@@ -106,6 +107,15 @@ class KubernetesMode:
 
     async def _run(self, cluster: Cluster) -> None:
         namespaces = await self._readable(cluster)
+        store = await identity(self._bus)
+        # What is known of a store that was lost since must not be taken for this one's.
+        read_at = time.time()
+        while self._applied.as_of < read_at:
+            await asyncio.sleep(_UNKNOWN_S)
+
+        async def is_same_store() -> bool:
+            return await _known_identity(self._bus) == store
+
         watch = Watch(self._on_object, namespaces=namespaces, instance=self._bus.instance)
         mirror = Mirror(
             self._bus,
@@ -113,7 +123,8 @@ class KubernetesMode:
             self._directory,
             cluster,
             tell=watch.tell,
-            store=await identity(self._bus),
+            store=store,
+            is_same_store=is_same_store,
             namespaces=namespaces,
             home=self._home,
             is_leader=self._is_leader,
@@ -140,6 +151,7 @@ class KubernetesMode:
             tasks.create_task(mirror.levels.run())
             tasks.create_task(described.levels.run())
             tasks.create_task(self._read_again(cluster, namespaces, mirror, described))
+            tasks.create_task(_until_lost(mirror))
             await watch.run()
             raise MeshError("the cluster is not watched any more")
 
@@ -211,15 +223,26 @@ async def identity(bus: Bus) -> str:
     """What names the mesh's store: one that is made anew has another."""
     bucket = bus.transport.key_value(RESOURCES)
     while True:
-        entry = await bucket.get(_IDENTITY)
-        if entry is not None:
-            return entry.value.decode("ascii", "replace")
+        known = await _known_identity(bus)
+        if known:
+            return known
         made = secrets.token_hex(6)
         try:
             await bucket.put(_IDENTITY, made.encode(), expected=0)
         except Conflict:
             continue
         return made
+
+
+async def _known_identity(bus: Bus) -> str:
+    """What names it; empty if nothing does yet."""
+    entry = await bus.transport.key_value(RESOURCES).get(_IDENTITY)
+    return entry.value.decode("ascii", "replace") if entry is not None else ""
+
+
+async def _until_lost(mirror: Mirror) -> None:
+    await mirror.lost.wait()
+    raise MeshError("the mesh has lost its store: what is missing there is applied again")
 
 
 def own_namespace() -> str:
