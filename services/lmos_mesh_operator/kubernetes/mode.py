@@ -108,10 +108,7 @@ class KubernetesMode:
     async def _run(self, cluster: Cluster) -> None:
         namespaces = await self._readable(cluster)
         store = await identity(self._bus)
-        # What is known of a store that was lost since must not be taken for this one's.
-        read_at = time.time()
-        while self._applied.as_of < read_at:
-            await asyncio.sleep(_UNKNOWN_S)
+        await self._until_known(time.time())
 
         async def is_same_store() -> bool:
             return await _known_identity(self._bus) == store
@@ -154,6 +151,16 @@ class KubernetesMode:
             tasks.create_task(_until_lost(mirror))
             await watch.run()
             raise MeshError("the cluster is not watched any more")
+
+    async def _until_known(self, at: float) -> None:
+        """Wait until what is known of the store is as of then.
+
+        What was known of one that is lost must not be taken for what its successor has.
+        """
+        while True:
+            if self._applied.as_of >= at:
+                return
+            await asyncio.sleep(_UNKNOWN_S)
 
     async def _readable(self, cluster: Cluster) -> tuple[str, ...]:
         """Those of the namespaces in which the cluster lets us read; none for all.
