@@ -480,6 +480,13 @@ async def test_without_a_cluster_the_operator_does_not_begin(
             await operator.run(bus, lambda: None)
 
 
+async def test_a_place_of_descriptions_that_is_none_is_a_setting_to_mend(town: Town):
+    url = "http://{svc}.{namespace}/capabilities.json"
+    operator = Operator(OperatorSettings(operator_kubernetes=True, operator_capabilities_url=url))
+    with pytest.raises(SettingsError, match=r"LMOS_OPERATOR_CAPABILITIES_URL=.*KeyError 'svc'"):
+        await operator.run(town.bus, lambda: None)
+
+
 async def test_what_the_mode_takes_is_imported_by_it_alone():
     code = (
         "import lmos_mesh_operator.service, sys; "

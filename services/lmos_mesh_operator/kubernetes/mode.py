@@ -18,6 +18,7 @@ from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import RESOURCES
 from lmos_mesh.resources import KINDS
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, Forbidden, connected
+from lmos_mesh_operator.kubernetes.deployments import template_fault
 from lmos_mesh_operator.kubernetes.described import Described
 from lmos_mesh_operator.kubernetes.mirror import Mirror
 from lmos_mesh_operator.kubernetes.watching import Watch, loaded
@@ -81,9 +82,15 @@ class KubernetesMode:
         """See that there is what this mode needs.
 
         Raises:
-            SettingsError: A package is not installed, or no cluster is known.
+            SettingsError: A package is not installed, no cluster is known, or the template of
+                Deployments' URLs is none.
         """
         loaded()
+        if fault := template_fault(self._template):
+            raise SettingsError(
+                f"LMOS_OPERATOR_CAPABILITIES_URL={self._template}: {fault}",
+                hint="its fields are {scheme}, {service}, {namespace} and {port}",
+            )
         async with connected():
             pass
 
