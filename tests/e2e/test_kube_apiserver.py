@@ -475,15 +475,20 @@ async def test_a_release_is_installed_upgraded_and_rolled_back(
         "crds": {"install": False},
         # An API server of 2021 knows only their first version.
         "podDisruptionBudgets": {"enabled": False},
+        "agents": [{"name": "billing", "command": ["lmos"]}],
     }
     more = {**values, "services": {"runtime": {"replicas": 4}}}
-    runtime = f"{name}-lmos-runtime"
+    runtime, billing = f"{name}-lmos-runtime", f"{name}-lmos-agent-billing"
 
     with helm.Config(namespace=name, kubeconfig_path=str(admin)) as config:
         await asyncio.to_thread(config.install, str(chart), name, values)
         await site.until(DEPLOYMENTS, runtime, available(2))
+        await site.until(DEPLOYMENTS, billing, available(1))
+        # As the operator does; an upgrade has no say in it.
+        await site.cluster.patch(DEPLOYMENTS, name, billing, {"spec": {"replicas": 3}})
         await asyncio.to_thread(config.upgrade, str(chart), name, more)
         await site.until(DEPLOYMENTS, runtime, available(4))
+        await site.until(DEPLOYMENTS, billing, available(3))
         await asyncio.to_thread(config.rollback, name, version=1)
         await site.until(DEPLOYMENTS, runtime, available(2))
         assert len(config.history(name)) == 3

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack
@@ -12,11 +13,13 @@ import pytest
 
 from lmos_mesh.applied import Applied
 from lmos_mesh.errors import SettingsError
+from lmos_mesh.resource_store import RESOURCES
 from lmos_mesh.resources import Agent, Channel, ChannelRouting
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.kubernetes import mode
 from lmos_mesh_operator.kubernetes.cluster import OURS
-from tests.conftest import MemoryMesh
+from lmos_mesh_operator.kubernetes.mode import identity
+from tests.conftest import MemoryMesh, NatsMesh, StartServer
 from tests.kube_town import (
     SOON_S,
     Town,
@@ -314,6 +317,57 @@ async def test_a_store_that_is_lost_takes_nothing_from_the_cluster(town: Town):
     assert "deletionTimestamp" not in found["metadata"]
 
 
+async def test_a_store_that_is_lost_under_a_running_operator_takes_nothing_from_the_cluster(
+    start_nats: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mode, "_AGAIN_S", 0.2)
+    server = await start_nats()
+    names = [f"web-{number}" for number in range(8)]
+    async with (
+        kube_town(NatsMesh(server.url), tmp_path, monkeypatch) as town,
+        town.operator(),
+    ):
+        for name in names:
+            await town.create(channel(name))
+        for name in names:
+            await town.until("Channel", name, lambda o: condition(o, "Accepted"))
+        first = await identity(town.bus)
+
+        await server.stop()
+        shutil.rmtree(server.settings.data_dir)
+        await server.start()
+
+        for name in names:
+            await town.seen(lambda name=name: town.applied.get(Channel, "default", name))
+        assert await identity(town.bus) != first
+        for name in names:
+            found = await town.object("Channel", name)
+            assert found is not None, name
+            assert "deletionTimestamp" not in found["metadata"], name
+    deleted = [path for method, path, _ in town.kube.written if method == "DELETE"]
+    assert [path for path in deleted if "/channels/" in path] == []
+
+
+async def test_what_is_missing_in_a_store_made_anew_is_not_deleted_from_the_cluster(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mode, "_AGAIN_S", 0.2)
+    bucket = town.bus.transport.key_value(RESOURCES)
+    async with town.operator():
+        await town.create(channel())
+        await town.until("Channel", "web", lambda o: condition(o, "Accepted"))
+        await town.quiet()
+        # Before anything else: it is what tells a store that was lost.
+        keys = [one.key for one in await bucket.entries()]
+        for key in sorted(keys, key=lambda one: "identity" not in one):
+            await bucket.delete(key)
+        await town.seen(lambda: town.applied.get(Channel, "default", "web") is None)
+        await town.seen(lambda: required(town) == "^1.0")
+
+    deleted = [path for method, path, _ in town.kube.written if method == "DELETE"]
+    assert [path for path in deleted if "/channels/" in path] == []
+
+
 async def test_a_cluster_with_older_definitions_loses_nothing_of_the_mesh(town: Town):
     resource = channel()
     resource["spec"]["fallbackAgent"] = "concierge"
@@ -424,6 +478,13 @@ async def test_without_a_cluster_the_operator_does_not_begin(
     async with memory_mesh.bus() as bus:
         with pytest.raises(SettingsError, match="no cluster is known"):
             await operator.run(bus, lambda: None)
+
+
+async def test_a_place_of_descriptions_that_is_none_is_a_setting_to_mend(town: Town):
+    url = "http://{svc}.{namespace}/capabilities.json"
+    operator = Operator(OperatorSettings(operator_kubernetes=True, operator_capabilities_url=url))
+    with pytest.raises(SettingsError, match=r"LMOS_OPERATOR_CAPABILITIES_URL=.*KeyError 'svc'"):
+        await operator.run(town.bus, lambda: None)
 
 
 async def test_what_the_mode_takes_is_imported_by_it_alone():

@@ -209,12 +209,16 @@ def test_none_is_a_number_of_replicas(chart: Path):
     queue = {"stream": "S", "consumer": "c", "minReplicas": 0}
     agents: list[Object] = [
         {"name": "stopped", "command": ["a"], "replicas": 0},
+        {"name": "steered", "command": ["a"]},
         {"name": "queued", "command": ["a"], "queue": queue},
     ]
     objects = rendered(chart, {"agents": agents, "keda": {"enabled": True}})
 
     stopped = named(objects, "Deployment", "demo-lmos-agent-stopped")
     assert stopped["spec"]["replicas"] == 0
+    # Nobody's but those who scale it.
+    steered = named(objects, "Deployment", "demo-lmos-agent-steered")
+    assert "replicas" not in steered["spec"]
     assert of_kind(objects, "ScaledObject")[0]["spec"]["minReplicaCount"] == 0
 
 

@@ -13,6 +13,7 @@ from lmos_mesh_operator.kubernetes.deployments import (
     look,
     made_by_deployment,
     runs,
+    template_fault,
 )
 
 READY = {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
@@ -158,3 +159,21 @@ def test_a_deployment_runs_the_agent_of_its_label_or_of_its_name():
     assert runs(renamed, "bills", "canary")
     assert not runs(renamed, "billing", "canary")
     assert not runs(labelled({"lmos-agent": "false"}), "billing", "stable")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (CAPABILITIES_URL, ""),
+        ("{scheme}://{service}.mesh/{namespace}", ""),
+        ("http://{svc}", "KeyError 'svc'"),
+        ("http://{}", "cannot be filled in"),
+        ("http://{service", "cannot be filled in"),
+        ("{service.nothing}", "cannot be filled in"),
+        ("{service}/x", "'s/x', which is no URL"),
+    ],
+)
+def test_where_deployments_are_asked_may_be_written_wrong(template: str, said: str):
+    fault = template_fault(template)
+    assert said in fault
+    assert bool(fault) == bool(said)

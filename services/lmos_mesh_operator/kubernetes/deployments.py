@@ -83,6 +83,15 @@ def runs(deployment: Mapping[str, Any], agent: str, subset: str) -> bool:
     return labelled and (agent_named(deployment), subset_of(deployment)) == (agent, subset)
 
 
+def template_fault(template: str) -> str:
+    """What is wrong with a template of the URL; empty if nothing is."""
+    try:
+        url = template.format(scheme="http", service="s", namespace="n", port=80)
+    except (LookupError, ValueError, AttributeError, TypeError) as exc:
+        return f"it cannot be filled in: {type(exc).__name__} {exc}"
+    return "" if url.startswith(("http://", "https://")) else f"it makes {url!r}, which is no URL"
+
+
 def look(
     deployment: Mapping[str, Any], services: Iterable[Mapping[str, Any]], *, template: str
 ) -> Outlook:

@@ -4,9 +4,10 @@ Whatever is seen on either side only makes a name due; what is then to be done f
 there, so that nothing depends on the order in which news come, or on all of it coming.
 """
 
+import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmos_mesh.applied import Applied
@@ -75,6 +76,7 @@ class Mirror:
         cluster: The cluster's API.
         tell: Posts a Kubernetes event.
         store: The identity of the mesh's store.
+        is_same_store: Whether the mesh's store is that one still.
         namespaces: What is mirrored; none for all.
         home: The namespace in which agents of the mesh are shown.
         is_leader: Whether we may write.
@@ -90,6 +92,7 @@ class Mirror:
         *,
         tell: Tell,
         store: str,
+        is_same_store: Callable[[], Awaitable[bool]],
         namespaces: Sequence[str],
         home: str,
         is_leader: Callable[[], bool],
@@ -102,6 +105,9 @@ class Mirror:
         self._cluster = cluster
         self._tell = tell
         self._store = store
+        self._is_same_store = is_same_store
+        self.lost = asyncio.Event()
+        """Set when the store was lost: whatever is missing in it was not deleted by anybody."""
         self._namespaces = frozenset(namespaces)
         self._home = home
         self._is_leader = is_leader
@@ -263,6 +269,9 @@ class Mirror:
                     self._tell_of_status(before, step.body)
                 await self._take(key, step, after)
             case Drop(seen=seen):
+                if not await self._is_same_store():
+                    self.lost.set()
+                    return False
                 self.writes += 1
                 logger.info("%s is deleted from the cluster", key)
                 await self._cluster.delete(

@@ -18,6 +18,7 @@ from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import RESOURCES
 from lmos_mesh.resources import KINDS
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, Forbidden, connected
+from lmos_mesh_operator.kubernetes.deployments import template_fault
 from lmos_mesh_operator.kubernetes.described import Described
 from lmos_mesh_operator.kubernetes.mirror import Mirror
 from lmos_mesh_operator.kubernetes.watching import Watch, loaded
@@ -29,6 +30,7 @@ _AGAIN_S = 5.0
 # Watches may miss what happens while they are renewed.
 _READ_AGAIN_S = 300.0
 _FIRST_READ_AGAIN_S = 5.0
+_UNKNOWN_S = 0.05
 # No kind of resource is called so: everybody leaves it alone.
 _IDENTITY = subjects.key("lmos", "store", "identity")
 
@@ -80,9 +82,15 @@ class KubernetesMode:
         """See that there is what this mode needs.
 
         Raises:
-            SettingsError: A package is not installed, or no cluster is known.
+            SettingsError: A package is not installed, no cluster is known, or the template of
+                Deployments' URLs is none.
         """
         loaded()
+        if fault := template_fault(self._template):
+            raise SettingsError(
+                f"LMOS_OPERATOR_CAPABILITIES_URL={self._template}: {fault}",
+                hint="its fields are {scheme}, {service}, {namespace} and {port}",
+            )
         async with connected():
             pass
 
@@ -106,6 +114,12 @@ class KubernetesMode:
 
     async def _run(self, cluster: Cluster) -> None:
         namespaces = await self._readable(cluster)
+        store = await identity(self._bus)
+        await self._until_known(time.time())
+
+        async def is_same_store() -> bool:
+            return await _known_identity(self._bus) == store
+
         watch = Watch(self._on_object, namespaces=namespaces, instance=self._bus.instance)
         mirror = Mirror(
             self._bus,
@@ -113,7 +127,8 @@ class KubernetesMode:
             self._directory,
             cluster,
             tell=watch.tell,
-            store=await identity(self._bus),
+            store=store,
+            is_same_store=is_same_store,
             namespaces=namespaces,
             home=self._home,
             is_leader=self._is_leader,
@@ -140,8 +155,19 @@ class KubernetesMode:
             tasks.create_task(mirror.levels.run())
             tasks.create_task(described.levels.run())
             tasks.create_task(self._read_again(cluster, namespaces, mirror, described))
+            tasks.create_task(_until_lost(mirror))
             await watch.run()
             raise MeshError("the cluster is not watched any more")
+
+    async def _until_known(self, at: float) -> None:
+        """Wait until what is known of the store is as of then.
+
+        What was known of one that is lost must not be taken for what its successor has.
+        """
+        while True:
+            if self._applied.as_of >= at:
+                return
+            await asyncio.sleep(_UNKNOWN_S)
 
     async def _readable(self, cluster: Cluster) -> tuple[str, ...]:
         """Those of the namespaces in which the cluster lets us read; none for all.
@@ -211,15 +237,26 @@ async def identity(bus: Bus) -> str:
     """What names the mesh's store: one that is made anew has another."""
     bucket = bus.transport.key_value(RESOURCES)
     while True:
-        entry = await bucket.get(_IDENTITY)
-        if entry is not None:
-            return entry.value.decode("ascii", "replace")
+        known = await _known_identity(bus)
+        if known:
+            return known
         made = secrets.token_hex(6)
         try:
             await bucket.put(_IDENTITY, made.encode(), expected=0)
         except Conflict:
             continue
         return made
+
+
+async def _known_identity(bus: Bus) -> str:
+    """What names it; empty if nothing does yet."""
+    entry = await bus.transport.key_value(RESOURCES).get(_IDENTITY)
+    return entry.value.decode("ascii", "replace") if entry is not None else ""
+
+
+async def _until_lost(mirror: Mirror) -> None:
+    await mirror.lost.wait()
+    raise MeshError("the mesh has lost its store: what is missing there is applied again")
 
 
 def own_namespace() -> str:

@@ -66,6 +66,7 @@ def control_plane(binaries: Path, directory: Path) -> Generator[Path]:
     common = [
         *(f"--{name}kubeconfig={path}" for name in ("", "authentication-", "authorization-")),
         *("--leader-elect=false", "--bind-address=127.0.0.1"),
+        "--port=0",  # else a second one on this machine could not listen
     ]
     commands = {
         "etcd": [
