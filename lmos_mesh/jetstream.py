@@ -10,7 +10,7 @@ import asyncio
 import base64
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,6 +41,7 @@ _TIMEOUT_S = 5.0
 _ELECTION_S = 12.0
 _ATTEMPT_S = 2.0
 _AGAIN_S = 0.1
+_KNOWN_S = 0.01
 _NS = 1_000_000_000
 # No longer than the shortest lease: the server raises a shorter time to live to this one.
 _MARKER_TTL_S = 1
@@ -251,7 +252,7 @@ class JetStream:
             inbox.close()
             await subscription.unsubscribe()
         if refused and not found:
-            raise JetStreamError(f"fetch from {stream!r}: {refused[0]}")
+            raise JetStreamError(f"fetch from {stream!r}: {refused[0]}", fetch=refused[0][:3])
         return found
 
     async def read(self, stream: str, pattern: str, *, limit: int, after: int = 0) -> list[Packet]:
@@ -306,8 +307,14 @@ class JetStream:
         """The last message of every subject that matches.
 
         A pull consumer reads 19,000 to 25,000 messages a second, four times what a watch does,
-        and takes any number of subjects where a multi-get refuses more than 1,024.
+        and takes any number of subjects where a multi-get refuses more than 1,024. In a cluster
+        it reads what some server has, which may be a moment behind the one that leads; the rest
+        is had from that one.
         """
+        last = 0
+        if self.clustered:
+            info = await self.call(f"STREAM.INFO.{stream}")
+            last = int(info["state"]["last_seq"])
         name = f"snapshot-{secrets.token_hex(6)}"
         created = await self.call(
             f"CONSUMER.CREATE.{stream}.{name}.{pattern}",
@@ -329,14 +336,51 @@ class JetStream:
         found: list[Packet] = []
         try:
             while len(found) < expected:
-                batch = await self.fetch(stream, name, batch=_BATCH)
+                batch = await self._fetch_known(stream, name)
                 if not batch:
                     break
                 found.extend(batch)
         finally:
             # It would be gone by itself in a while, but a stream has room for a thousand only.
             self._send_off(f"{_API}.CONSUMER.DELETE.{stream}.{name}")
-        return found
+        newest = max(map(_sequence_of, found), default=0)
+        if newest >= last:
+            return found
+        by_subject = {packet.subject: packet for packet in found}
+        async for packet in self._after(stream, pattern, newest, last):
+            by_subject[packet.subject] = packet
+        return list(by_subject.values())
+
+    async def _fetch_known(self, stream: str, consumer: str) -> list[Packet]:
+        """Messages of a consumer that was just made, and that not all of a cluster know yet."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + _ATTEMPT_S
+        while True:
+            try:
+                return await self.fetch(stream, consumer, batch=_BATCH)
+            except JetStreamError as exc:
+                if not self.clustered or exc.details.get("fetch") != "503" or clock() > until:
+                    raise
+            await asyncio.sleep(_KNOWN_S)
+
+    async def _after(
+        self, stream: str, pattern: str, after: int, last: int
+    ) -> AsyncGenerator[Packet]:
+        """The messages that match, from one sequence to another, of the server that leads."""
+        while after < last:
+            body = {"seq": after + 1, "next_by_subj": pattern}
+            try:
+                told = (await self.call(f"STREAM.MSG.GET.{stream}", body))["message"]
+            except JetStreamError as exc:
+                if exc.details.get("err_code") != _NO_MESSAGE:
+                    raise
+                return
+            after = int(told["seq"])
+            raw = base64.b64decode(told.get("hdrs", "")).decode("utf-8", "replace")
+            lines = (line.partition(":") for line in raw.split("\r\n"))
+            headers = {key.strip(): value.strip() for key, colon, value in lines if colon}
+            headers |= {_SEQUENCE: str(after), "Nats-Time-Stamp": told["time"]}
+            yield Packet(told["subject"], base64.b64decode(told.get("data", "")), headers)
 
     def _send_off(self, subject: str) -> None:
         """A request whose answer nobody reads."""
@@ -599,15 +643,28 @@ def _entry(key: str, packet: Packet) -> Entry | None:
     if revision := headers.get(_SEQUENCE):
         created = datetime.fromisoformat(_micros(headers["Nats-Time-Stamp"])).timestamp()
         return Entry(key=key, value=packet.payload, revision=int(revision), created=created)
-    # From a consumer: $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<…>.<time>.<pending>
-    tokens = packet.reply.split(".")
-    at = 4 if len(tokens) > 9 else 2
+    at, tokens = _ack_of(packet)
     return Entry(
         key=key,
         value=packet.payload,
-        revision=int(tokens[at + 3]),
+        revision=_sequence_of(packet),
         created=int(tokens[at + 5]) / _NS,
     )
+
+
+def _ack_of(packet: Packet) -> tuple[int, list[str]]:
+    """Where the names begin in `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<…>.<time>.…`.
+
+    Domain and account hash come before on some servers.
+    """
+    tokens = packet.reply.split(".")
+    return (4 if len(tokens) > 9 else 2), tokens
+
+
+def _sequence_of(packet: Packet) -> int:
+    """The sequence of a message that a consumer gave."""
+    at, tokens = _ack_of(packet)
+    return int(tokens[at + 3])
 
 
 def _revision(packet: Packet) -> Revision:

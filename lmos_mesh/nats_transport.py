@@ -269,6 +269,8 @@ async def _connect(
     client.options["allow_reconnect"] = True
     version = str(client._server_info.get("version", "0"))
     if version_of(version) < MINIMUM_SERVER:
+        one = client.connected_url
+        where = without_secrets(one.geturl()) if one is not None else where
         await client.close()
         raise SettingsError(
             f"the NATS server at {where} is version {version}; "

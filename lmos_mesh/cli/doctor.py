@@ -24,7 +24,7 @@ from lmos_mesh.cli.findings import Finding, Verdict, is_awaited, missing, peer_f
 from lmos_mesh.cli.kept import kept_findings, no_jetstream
 from lmos_mesh.cli.known_settings import known_settings, unknown_settings
 from lmos_mesh.cli.screen import either, out, plural, print_json
-from lmos_mesh.errors import MeshError, NotFound
+from lmos_mesh.errors import MeshError, NotFound, SettingsError
 from lmos_mesh.mesh_state import find_mesh, running_meshes, state_dir
 from lmos_mesh.messages import (
     FIND_THINGS,
@@ -293,7 +293,7 @@ async def _bus_findings(bus: Bus, url: str) -> AsyncGenerator[Finding]:
 async def _servers(url: str) -> list[Finding]:
     """Each server that is named, if there are several: one that answers hides those that do not."""
     settings = load_settings(Settings)
-    faults: dict[str, str] = {}
+    faults: dict[str, MeshError] = {}
 
     async def ask(server: str) -> None:
         try:
@@ -302,7 +302,7 @@ async def _servers(url: str) -> list[Finding]:
             ):
                 pass
         except MeshError as exc:
-            faults[server] = exc.message
+            faults[server] = exc
 
     servers = servers_of(url)
     if len(servers) > 1:
@@ -316,11 +316,12 @@ async def _servers(url: str) -> list[Finding]:
         Finding(
             check="bus",
             verdict="note",
-            said=faults[server],
-            remedy="start it again; until then processes use the others",
+            said=fault.message,
+            remedy=fault.hint
+            if isinstance(fault, SettingsError)
+            else "start it again; until then processes use the others",
         )
-        for server in servers
-        if server in faults
+        for _, fault in sorted(faults.items())
     ]
     return found
 

@@ -34,7 +34,7 @@ from lmos_mesh.programs import USUAL_ADAPTERS, Program, installed_programs, repl
 from lmos_mesh.restarts import LOOPING_AFTER
 from lmos_mesh.service import VERSION
 from lmos_mesh.settings import Settings, load_settings
-from lmos_mesh.supervisor import MeshPlan, Supervisor
+from lmos_mesh.supervisor import NATS, MeshPlan, Supervisor
 
 HTTP_PORT = 8420
 HTTP_HOST = "127.0.0.1"
@@ -398,7 +398,9 @@ def where(record: MeshRecord, encoder: str, took_s: float) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", min_width=6)
     table.add_column(overflow="fold")
-    table.add_row("  NATS", shown(record.nats_url) + _moved(record.nats_url, 4222))
+    ours = any(one.kind == NATS for one in record.processes)
+    moved = _moved(record.nats_url, 4222) if ours else ""
+    table.add_row("  NATS", shown(record.nats_url) + moved)
     if record.http_url:
         moved = _moved(record.http_url, HTTP_PORT)
         table.add_row("  HTTP", Text.assemble(f"{record.http_url}/docs", moved))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,61 @@ async def test_what_is_made_by_many_at_once_can_be_used_by_each(cluster: NatsClu
     async with asyncio.TaskGroup() as tasks:
         all_last = [tasks.create_task(one()) for _ in range(5)]
     assert [task.result() for task in all_last] == [0] * 5
+
+
+async def test_who_reads_everything_misses_nothing_that_was_kept_before(
+    cluster: NatsCluster,
+) -> None:
+    """It is read from a server that may be a moment behind the one that leads."""
+    bucket = Bucket(name=new_name("bucket"), tokens=1)
+    written = cluster.url_of("n0"), cluster.url_of("n1"), cluster.url_of("n2")
+    async with AsyncExitStack() as stack:
+        stores = [
+            (
+                await stack.enter_async_context(
+                    NatsTransport.connect(url, name="x", keeping=Keeping(replicas=3))
+                )
+            ).key_value(bucket)
+            for url in written
+        ]
+        await stores[0].put("gone", b"0")
+        for number in range(60):
+            revision = await stores[number % 3].put(f"k{number}", b"1")
+            entries = {one.key: one for one in await stores[(number + 1) % 3].entries()}
+            assert entries[f"k{number}"].revision == revision
+            assert entries[f"k{number}"].created == pytest.approx(time.time(), abs=60)
+        await stores[0].delete("gone")
+        assert "gone" not in {one.key for one in await stores[1].entries()}
+
+
+async def test_what_a_server_has_not_read_yet_is_had_from_the_one_that_leads(
+    cluster: NatsCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asking(cluster, 3) as transport:
+        store = transport.key_value(Bucket(name=new_name("bucket"), tokens=1))
+        await store.put("old", b"1")
+        await store.put("changed", b"1")
+        await store.put("gone", b"1")
+        jetstream = transport._jetstream  # pyright: ignore[reportPrivateUsage]
+        fetch = jetstream.fetch
+
+        async def behind(*arguments: Any, **more: Any) -> list[Packet]:
+            found = await fetch(*arguments, **more)
+            return [packet for packet in found if not packet.subject.endswith(".new")]
+
+        changed = await store.put("changed", b"2")
+        await store.delete("gone")
+        new = await store.put("new", b"3")
+        # As from a server that has all but the last change.
+        monkeypatch.setattr(jetstream, "fetch", behind)
+        entries = {one.key: one for one in await store.entries()}
+
+    assert {key: (one.value, one.revision) for key, one in entries.items()} == {
+        "old": (b"1", 1),
+        "changed": (b"2", changed),
+        "new": (b"3", new),
+    }
+    assert entries["new"].created == pytest.approx(time.time(), abs=60)
 
 
 async def test_what_fewer_keep_is_raised_by_many_at_once_and_all_else_stays(
@@ -270,6 +325,7 @@ async def test_nobody_notices_that_the_server_which_leads_is_lost(
                 asyncio.TaskGroup() as tasks,
             ):
                 frail.kill(leader)
+                await asyncio.sleep(0.3)  # what is on its way through it is lost
                 answers = [tasks.create_task(balance(mesh)) for _ in range(8)]
                 began, looked = time.monotonic(), 0
                 renewed = tasks.create_task(until(has_leader, transport, within_s=AGREED_S))
