@@ -17,6 +17,13 @@ One = Annotated[
 Timeout = Annotated[str, typer.Option(help="How long to wait until it is done.")]
 
 _WAITED = "5m"
+_MOST = 1000
+
+
+def _count(text: str) -> int:
+    if not text.removeprefix("-").isdecimal() or not 0 <= int(text) <= _MOST:
+        raise typer.BadParameter(f"{text!r} is no number of instances; give one from 0 to {_MOST}")
+    return int(text)
 
 
 @app.callback(invoke_without_command=True)
@@ -39,7 +46,7 @@ def agents(
 def scale(
     context: typer.Context,
     name: Name,
-    instances: Annotated[int, typer.Argument(min=0, max=1000, help="How many.")],
+    instances: Annotated[int, typer.Argument(parser=_count, metavar="N", help="How many.")],
     subset: Subset = "stable",
     timeout: Timeout = _WAITED,
     tenant: Tenant = None,

@@ -462,8 +462,8 @@ async def test_what_cannot_be_done_is_said(
     nobody = lmos("agents", "scale", "stedy", "2", environ=mesh.environ)
 
     assert (many.returncode, fewer.returncode, nobody.returncode) == (2, 2, 1)
-    assert "less than or equal to 1000" in many.stderr
-    assert "greater than or equal to 0" in fewer.stderr
+    assert "'1001' is no number of instances; give one from 0 to 1000" in many.stderr
+    assert "'-1' is no number of instances; give one from 0 to 1000" in fewer.stderr
     assert nobody.stderr == "lmos: agent 'stedy' does not exist in 'demo' (did you mean steady?)\n"
     assert "it has stable" in await said("stop", subset="canary")
     assert "does not exist in 'acme'" in await said("stop", tenant="acme")
