@@ -31,6 +31,7 @@ def agents(
     context: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
     all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
+    tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
@@ -39,7 +40,7 @@ def agents(
         return
     from lmos_mesh.cli.agents import agents as command
 
-    sys.exit(command(watch=watch, everyone=all, as_json=as_json, mesh=mesh))
+    sys.exit(command(watch=watch, everyone=all, tenant=tenant, as_json=as_json, mesh=mesh))
 
 
 @app.command()
@@ -142,7 +143,7 @@ def _steer(
             instances=instances,
             instance=instance,
             timeout=timeout,
-            tenant=tenant,
+            tenant=tenant or given.get("tenant"),
             as_json=as_json or bool(given.get("as_json")),
             mesh=mesh or given.get("mesh"),
         )

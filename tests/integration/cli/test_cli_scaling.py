@@ -361,6 +361,22 @@ async def test_an_agent_that_is_stopped_is_known_and_who_asks_for_it_is_told_how
     assert started.instances == 1
 
 
+async def test_agents_of_another_tenant_are_shown_and_started_there(
+    mesh: Mesh, lmos: Lmos, running: list[Program], tmp_path: Path
+) -> None:
+    start(mesh, running, agent_file(tmp_path, "foreigner"), "--no-reload", "--tenant", "acme")
+
+    live = lmos("agents", "--tenant", "acme", "--json", environ=mesh.environ)
+    await steered(mesh, "foreigner", "stop", tenant="acme")
+    stopped = lmos("agents", "--tenant", "acme", environ=mesh.environ)
+    started = lmos("agents", "start", "foreigner", "--tenant", "acme", environ=mesh.environ)
+
+    assert [one["name"] for one in json.loads(live.stdout)] == ["foreigner"]
+    how = "`lmos agents start foreigner --tenant acme` starts it"
+    assert f"foreigner is stopped; {how}\n" in stopped.stdout
+    assert "1 instance started" in started.stdout, started.stderr
+
+
 async def test_several_who_run_an_agent_share_it(
     mesh: Mesh, running: list[Program], tmp_path: Path
 ) -> None:
