@@ -20,7 +20,7 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
 from lmos_mesh.messages import Instance, Registration
-from lmos_mesh.things import DEFAULT_SUBSET, SHARED, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED, Thing
 from lmos_mesh.transport import Bucket
 
 REGISTRY = Bucket(
@@ -86,7 +86,8 @@ class ThingKey(NamedTuple):
 def how_to_start(key: ThingKey) -> str:
     """What to do about an agent that is stopped."""
     subset = "" if key.subset == DEFAULT_SUBSET else f" --subset {key.subset}"
-    return f"`lmos agents start {key.name}{subset}` starts it"
+    tenant = "" if key.tenant in ("", DEFAULT_TENANT) else f" --tenant {key.tenant}"
+    return f"`lmos agents start {key.name}{subset}{tenant}` starts it"
 
 
 @dataclass(frozen=True, slots=True)

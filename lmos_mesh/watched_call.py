@@ -10,6 +10,8 @@ from lmos_mesh.endpoint import Endpoint, Message
 from lmos_mesh.errors import NobodyAnswers, StreamBroken
 from lmos_mesh.reply_stream import Patience
 
+_SILENT_S = 30.0
+
 RequestT = TypeVar("RequestT", bound=Message)
 ReplyT = TypeVar("ReplyT", bound=Message)
 
@@ -32,9 +34,9 @@ async def watched(
         DeadlineExceeded: No answer in time.
         MeshError: The error the other side raised, as the same class.
     """
+    patience = Patience(first_s=_SILENT_S, idle_s=_SILENT_S, total_s=timeout_s)
     until = time.monotonic() + nobody_s
     while True:
-        patience = Patience(total_s=timeout_s)
         try:
             async with bus.stream(
                 endpoint, request, tenant=tenant, headers=headers, patience=patience

@@ -239,7 +239,8 @@ class AgentFile:
             self._note_sources()
             slots = [slot for slot in self._slots if slot.process is not None]
             if not slots:
-                self._told.note("it is stopped; `lmos agents start` starts it as it is now")
+                name = self.agents[0]["name"]
+                self._told.note(f"it is stopped; `lmos agents start {name}` starts it as it is now")
                 return False
             old = [slot.process for slot in slots if slot.process is not None]
             try:
@@ -276,9 +277,9 @@ class AgentFile:
                     raise Conflict(f"the instances of {self.path} have changed", hint="try again")
                 await self._steer(request, leaving)
         except NotServing as exc:
-            raise AgentFailed(
-                f"no new instance of {self.path} serves: {exc}", hint="what was running goes on"
-            ) from exc
+            # Its reason may have lines of their own, so that nothing can stand behind it.
+            left = ", and what was running goes on" if self.running else ""
+            raise AgentFailed(f"no new instance of {self.path} serves{left}: {exc}") from exc
         # Not within: what is left to finish must not keep anybody from starting more.
         if leaving:
             await asyncio.wait(leaving)

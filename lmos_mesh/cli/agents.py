@@ -40,13 +40,20 @@ _GATHER_S = 0.05
 _WHOLE_NAME = 28
 
 
-def agents(*, watch: bool, everyone: bool, as_json: bool, mesh: str | None) -> int:
+def agents(
+    *,
+    watch: bool,
+    everyone: bool,
+    tenant: str | None = None,
+    as_json: bool,
+    mesh: str | None,
+) -> int:
     """Show who is there, once or until Ctrl-C."""
     if watch:
         with suppress(KeyboardInterrupt):
-            run(_watch(everyone=everyone, as_json=as_json, mesh=mesh))
+            run(_watch(everyone=everyone, tenant=tenant, as_json=as_json, mesh=mesh))
         return 0
-    found, stopped = run(_find_once(mesh))
+    found, stopped = run(_find_once(tenant, mesh))
     chosen = [one for one in found if one.live or everyone]
     if as_json:
         print_json(_told(chosen))
@@ -99,28 +106,30 @@ def history(name: str, *, subset: str = DEFAULT_SUBSET, as_json: bool, mesh: str
     return 0
 
 
-async def find(bus: Bus) -> list[FoundThing]:
+async def find(bus: Bus, tenant: str | None = None) -> list[FoundThing]:
     """Everybody that the registry knows, with and without instances."""
+    wanted = FindThings(live=None)
     async with answering("registry"):
-        return list((await bus.call(FIND_THINGS, FindThings(live=None), nobody_s=RESTART_S)).things)
+        found = await bus.call(FIND_THINGS, wanted, tenant=tenant, nobody_s=RESTART_S)
+        return list(found.things)
 
 
-async def _find_once(mesh: str | None) -> tuple[list[FoundThing], list[ThingKey]]:
+async def _find_once(
+    tenant: str | None, mesh: str | None
+) -> tuple[list[FoundThing], list[ThingKey]]:
     async with connected(mesh) as bus:
-        found = await find(bus)
-        return found, await _stopped(bus, found)
+        found = await find(bus, tenant)
+        return found, await _stopped(bus, tenant or bus.tenant, found)
 
 
-async def _stopped(bus: Bus, found: Sequence[FoundThing]) -> list[ThingKey]:
+async def _stopped(bus: Bus, tenant: str, found: Sequence[FoundThing]) -> list[ThingKey]:
     """The agents that nobody finds, and that somebody would start again."""
     known = {(one.name, one.subset) for one in found}
     stopped: set[ThingKey] = set()
     with suppress(MeshError, ValidationError):
-        for entry in await bus.transport.key_value(LEASES).entries(
-            f"{subjects.escape(bus.tenant)}.*"
-        ):
+        for entry in await bus.transport.key_value(LEASES).entries(f"{subjects.escape(tenant)}.*"):
             stopped |= {
-                ThingKey(bus.tenant, one.name, one.subset)
+                ThingKey(tenant, one.name, one.subset)
                 for one in Lease.model_validate_json(entry.value).runs
                 if (one.name, one.subset) not in known
             }
@@ -179,25 +188,25 @@ def _formed(found: FoundThing, form: Form, url: str) -> Any:
     return projections.agent_json(thing, own_url)
 
 
-async def _watch(*, everyone: bool, as_json: bool, mesh: str | None) -> None:
+async def _watch(*, everyone: bool, tenant: str | None, as_json: bool, mesh: str | None) -> None:
     """Show who is there now, whenever that changes. Who leaves stays in sight, as down."""
     seen: set[tuple[str, str]] = set()
     async with connected(mesh) as bus:
         changed = asyncio.Event()
-        for tenant in {subjects.escape(bus.tenant), SHARED}:
+        for token in {subjects.escape(tenant or bus.tenant), SHARED}:
             for kind in ("registry.*.*", "lease.*"):
                 await bus.transport.subscribe(
-                    f"lmos.{tenant}.changed.{kind}", lambda _: changed.set()
+                    f"lmos.{token}.changed.{kind}", lambda _: changed.set()
                 )
         told: list[dict[str, Any]] | None = None
         with repainting(below="Ctrl-C ends it") as show:
             while True:
                 try:
-                    found = await find(bus)
+                    found = await find(bus, tenant)
                     seen.update((one.name, one.subset) for one in found if one.live)
                     chosen = [one for one in found if everyone or (one.name, one.subset) in seen]
                     if not as_json:
-                        stopped = await _stopped(bus, found)
+                        stopped = await _stopped(bus, tenant or bus.tenant, found)
                         show(table_of(chosen, hidden=_others(found, chosen), stopped=stopped))
                     elif (now := _told(chosen)) != told:
                         told = now

@@ -255,6 +255,7 @@ def _next(record: MeshRecord) -> Text:
         f'  lmos ask --mesh {NAME} --why "where can I stay in Rome?"\n',
         f"  lmos chat --mesh {NAME}\n",
         f"  lmos agents --mesh {NAME} --watch\n",
+        f"  lmos agents --mesh {NAME} scale billing 3\n",
         (f"  {http}/docs in a browser\n" if http else ""),
         ("Ctrl-C stops everything", "dim"),
     )

@@ -17,6 +17,13 @@ One = Annotated[
 Timeout = Annotated[str, typer.Option(help="How long to wait until it is done.")]
 
 _WAITED = "5m"
+_MOST = 1000
+
+
+def _count(text: str) -> int:
+    if not text.removeprefix("-").isdecimal() or not 0 <= int(text) <= _MOST:
+        raise typer.BadParameter(f"{text!r} is no number of instances; give one from 0 to {_MOST}")
+    return int(text)
 
 
 @app.callback(invoke_without_command=True)
@@ -24,6 +31,7 @@ def agents(
     context: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
     all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
+    tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
@@ -32,14 +40,14 @@ def agents(
         return
     from lmos_mesh.cli.agents import agents as command
 
-    sys.exit(command(watch=watch, everyone=all, as_json=as_json, mesh=mesh))
+    sys.exit(command(watch=watch, everyone=all, tenant=tenant, as_json=as_json, mesh=mesh))
 
 
 @app.command()
 def scale(
     context: typer.Context,
     name: Name,
-    instances: Annotated[int, typer.Argument(min=0, max=1000, help="How many.")],
+    instances: Annotated[int, typer.Argument(parser=_count, metavar="N", help="How many.")],
     subset: Subset = "stable",
     timeout: Timeout = _WAITED,
     tenant: Tenant = None,
@@ -135,7 +143,7 @@ def _steer(
             instances=instances,
             instance=instance,
             timeout=timeout,
-            tenant=tenant,
+            tenant=tenant or given.get("tenant"),
             as_json=as_json or bool(given.get("as_json")),
             mesh=mesh or given.get("mesh"),
         )

@@ -159,7 +159,7 @@ class Steering:
         runs = await self._runs(request, tenant)
         if not runs:
             raise self._not_there(request, tenant)
-        orders = self._orders(request, runs)
+        orders = self._orders(request, runs, tenant)
         before = sum(one.running for one in runs)
         try:
             results = await self._give(orders, tenant)
@@ -266,7 +266,7 @@ class Steering:
 
     # -- what they are told --
 
-    def _orders(self, request: SteerAgent, runs: Sequence[_Run]) -> list[_Order]:
+    def _orders(self, request: SteerAgent, runs: Sequence[_Run], tenant: str) -> list[_Order]:
         if request.action == "scale":
             return _scaled(request, runs)
         if request.instance:
@@ -282,7 +282,7 @@ class Steering:
                 [] if running else orders[:1]
             )
         if request.action == "restart" and not running:
-            key = ThingKey("", request.agent, request.subset)
+            key = ThingKey(tenant, request.agent, request.subset)
             raise Conflict(f"{named(request)} is stopped", hint=how_to_start(key))
         return running
 

@@ -39,7 +39,7 @@ def count(instances: int) -> str:
 def by_themselves(instances: Sequence[Instance]) -> str:
     """Why an agent cannot be told anything."""
     if not instances:
-        return "nothing runs its file"
+        return "no process of this mesh serves it, and no `lmos run` has its file"
     listed = ", ".join(f"pid {one.pid} on {one.host}" for one in instances[:3])
     more = f" and {len(instances) - 3} more" if len(instances) > 3 else ""
     return f"no `lmos run` has started its {count(len(instances))} ({listed}{more})"

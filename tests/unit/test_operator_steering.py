@@ -1,5 +1,6 @@
 """Who is told how an agent is to run: the cluster first, then those who run it."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -26,7 +27,9 @@ from lmos_mesh.messages import (
     SteerAgent,
     SteerRun,
 )
+from lmos_mesh.transport import Packet
 from lmos_mesh_operator.steering import Elsewhere, Steering
+from lmos_mesh_operator.steering_words import by_themselves
 
 ONE = Served(name="shop", subset="stable")
 
@@ -146,6 +149,48 @@ async def test_nothing_is_done_while_somebody_who_runs_it_does_not_answer() -> N
             await bus.call(STEER_AGENT, scale(5))
 
     assert runner.instances == 1
+
+
+class Slow(Runner):
+    """Does what it is told when it may."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__(bus, instances=1)
+        self.told = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def _respond(self, call: Call) -> Message:
+        if call.subject.endswith(".steer"):
+            self.told.set()
+            await self.may.wait()
+        return await super()._respond(call)
+
+
+async def test_what_was_begun_is_written_down_also_when_the_caller_has_gone() -> None:
+    broker = MemoryBroker()
+    async with (
+        operator(broker) as bus,
+        Bus(MemoryTransport(broker), tenant="t", instance="run-1") as one,
+        Bus(MemoryTransport(broker), tenant="t", instance="person") as person,
+    ):
+        written: asyncio.Queue[Packet] = asyncio.Queue()
+        await bus.transport.subscribe(subjects.audit("t", "steered"), written.put_nowait)
+        runner = Slow(one)
+        await runner.begin()
+
+        async with person.stream(STEER_AGENT, scale(2)) as frames:
+            await anext(frames)
+            await runner.told.wait()
+        runner.may.set()
+
+        async with asyncio.timeout(5):
+            told = json.loads((await written.get()).payload)
+
+    assert (told["agent"], told["action"], told["before"], told["after"]) == ("shop", "scale", 1, 2)
+
+
+def test_an_agent_that_lives_elsewhere_is_said_to_be_nobodys() -> None:
+    assert "no process of this mesh serves it" in by_themselves(())
 
 
 async def test_other_tenants_are_nobodys_business() -> None:
