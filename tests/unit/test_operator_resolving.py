@@ -121,7 +121,7 @@ def test_a_range_names_its_lower_bounds_or_else_its_upper_one():
     assert named("<=3.0.0") == ["3.0.0"]
     assert named("^1.0 || ~2.3") == ["1.0.0", "2.3.0"]
     assert named(">=1.0 >=2.5") == ["2.5.0"]
-    assert named("<4 <=3.0") == ["3.0.0"]
+    assert named("<4 <=3.0.0") == ["3.0.0"]
     assert named("*") == []
 
 
