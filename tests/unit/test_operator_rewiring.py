@@ -30,7 +30,8 @@ def routing(wires: dict[str, dict[str, str]], **annotations: str) -> ChannelRout
 
 def candidate(name: str, version: str = "1.0.0", **more: Any) -> Candidate:
     offers = (Offer(id="bill", name="bill", said=version),)
-    return Candidate(**{"name": name, "subset": "stable", "host": "h", "offers": offers, **more})
+    told: dict[str, Any] = {"subset": "stable", "host": "h", "offers": offers, **more}
+    return Candidate(name=name, **told)
 
 
 FROM_1 = {MADE_FROM: "1"}
