@@ -336,7 +336,7 @@ def test_each_step_is_told_with_who_asked_for_it_and_a_routing_that_can_be_put_b
         ResourceStep(at=2.0, what="activated", revision=7, kept=True, message="its agents changed"),
         ResourceStep(at=1.0, what="activated", revision=5, message="it was resolved"),
     )
-    name = {"kind": "ChannelRouting", "namespace": "default", "name": "web"}
+    name: dict[str, Any] = {"kind": "ChannelRouting", "namespace": "default", "name": "web"}
 
     history = ResourceHistory(**name, versions=(), steps=steps)
     told = " ".join(shown(steps_table(history, active=9)).split())
@@ -356,7 +356,7 @@ def test_a_rollout_is_told_with_where_it_was_and_a_reason_once() -> None:
             at=1.0, what="stepped", state="Progressing, 10 %", message="by hand: go", reason="go"
         ),
     )
-    name = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
+    name: dict[str, Any] = {"kind": "ChannelRollout", "namespace": "default", "name": "web"}
 
     told = " ".join(shown(steps_table(ResourceHistory(**name, versions=(), steps=steps))).split())
 
