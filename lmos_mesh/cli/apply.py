@@ -279,8 +279,10 @@ async def _apply_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Out
         try:
             applied.append(await _apply_one(bus, one, found, terms))
         except asyncio.CancelledError:
+            # What was on its way may have arrived.
             fail(
-                f"stopped: of {plural(len(found), 'document')} {len(applied)} are applied, and stay"
+                f"stopped: of {plural(len(found), 'document')} {len(applied)} are applied, perhaps "
+                "the next one, too, and stay"
             )
             raise
         except MeshError as exc:
