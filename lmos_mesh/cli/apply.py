@@ -16,7 +16,7 @@ from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.differing import coloured, difference, written
 from lmos_mesh.cli.manifests import Manifest, Refused, channels_of, clashes, read_manifests
-from lmos_mesh.cli.screen import fail, out, plural, print_json
+from lmos_mesh.cli.screen import err, fail, out, plural, print_json
 from lmos_mesh.description import thing_of, with_id, with_security
 from lmos_mesh.errors import (
     InvalidDescription,
@@ -46,6 +46,7 @@ from lmos_mesh.things import DEFAULT_SUBSET, Fault, Thing, pointer, quoted
 
 _COLOURS = {"created": "green", "updated": "yellow", "configured": "yellow"}
 _CHECKED_AT_ONCE = 16
+_MANY = 200
 _LEFT_OUT = "the operator makes Routings, of Channels; this one is left out"
 
 
@@ -244,6 +245,7 @@ async def _apply(
 async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Outcome:
     """What would become of all of them; nothing is changed."""
     turns = asyncio.Semaphore(_CHECKED_AT_ONCE)
+    _say_many("checking", found)
 
     async def checked(one: Manifest) -> Applied | Refused | MeshError:
         async with turns:
@@ -253,8 +255,12 @@ async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Out
                 # Not raised here: what ends a group of tasks is told as a group of errors.
                 return exc if exc.retryable else one.refused(faults_in(exc))
 
-    async with asyncio.TaskGroup() as tasks:
-        begun = [tasks.create_task(checked(one)) for one in found]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            begun = [tasks.create_task(checked(one)) for one in found]
+    except asyncio.CancelledError:
+        fail("stopped: nothing is applied")
+        raise
     results = [one.result() for one in begun]
     for one in results:
         if isinstance(one, MeshError):
@@ -268,9 +274,17 @@ async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Out
 async def _apply_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Outcome:
     """Apply one after the other, as far as that goes: what comes later may need what is refused."""
     applied: list[Applied] = []
+    _say_many("applying", found)
     for number, one in enumerate(found):
         try:
             applied.append(await _apply_one(bus, one, found, terms))
+        except asyncio.CancelledError:
+            # What was on its way may have arrived.
+            fail(
+                f"stopped: of {plural(len(found), 'document')} {len(applied)} are applied, perhaps "
+                "the next one, too, and stay"
+            )
+            raise
         except MeshError as exc:
             faults = faults_in(exc)
             if exc.retryable:
@@ -460,6 +474,12 @@ def _show(one: Applied, *, dry_run: bool) -> None:
         out().print(Text(f"           {note}", "dim"), soft_wrap=True)
     for shown in coloured(one.diff):
         out().print(Text("           ").append_text(shown), soft_wrap=True)
+
+
+def _say_many(doing: str, found: Sequence[Manifest]) -> None:
+    """Say what takes a while, to somebody who waits for it."""
+    if len(found) >= _MANY and err().is_terminal:
+        err().print(Text(f"{doing} {len(found)} documents…", "dim"))
 
 
 def _show_extent(outcome: _Outcome) -> None:

@@ -49,7 +49,7 @@ def delete(
             also = f" and {', '.join(one['also'])}" if one["also"] else ""
             line = Text.assemble(("deleted   ", "red"), f"{one['kind']} ", (one["name"], "bold"))
             out().print(line.append(also))
-        for one in missing:
+        for one in () if ignore_missing else missing:
             err().print(Text(f"there is no {one['kind']} {one['name']}", "dim"))
         show_refused(refused)
     return 1 if refused or (missing and not ignore_missing) else 0

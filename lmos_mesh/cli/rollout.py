@@ -32,6 +32,8 @@ from lmos_mesh.resources import DEFAULT_NAMESPACE, kind_named
 
 _DAY_S = 86_400.0
 _STEPS = 500
+# The audit of a month may be long.
+_READ_S = 30.0
 
 
 def status(
@@ -256,7 +258,9 @@ async def history_of(
     """The versions of a resource that are kept, and its latest steps."""
     wanted = GetResourceHistory(kind=kind, name=name, namespace=namespace, steps=steps)
     async with answering("operator"):
-        return await bus.call(GET_RESOURCE_HISTORY, wanted, tenant=tenant, nobody_s=RESTART_S)
+        return await bus.call(
+            GET_RESOURCE_HISTORY, wanted, tenant=tenant, timeout_s=_READ_S, nobody_s=RESTART_S
+        )
 
 
 def history_table(found: ResourceHistory, *, active: int = 0) -> Table:

@@ -1,7 +1,7 @@
 """`lmos validate`: whether what people wrote is valid, and if not, where and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,14 @@ from rich.text import Text
 
 from lmos_mesh.cli.documents import Document, shown
 from lmos_mesh.cli.lines import Lines
-from lmos_mesh.cli.manifests import documents_of, files_of, is_resource, notes_on
+from lmos_mesh.cli.manifests import (
+    Manifest,
+    clashes,
+    documents_of,
+    files_of,
+    is_resource,
+    notes_on,
+)
 from lmos_mesh.cli.screen import out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
 from lmos_mesh.errors import MeshError
@@ -34,6 +41,7 @@ class Verdict:
         resource: What it says, if it is a valid resource.
         faults: With the line of each, where that can be told.
         notes: What the registry would fill in, or a cluster would refuse.
+        lines: At which line of the file each member is.
     """
 
     file: str
@@ -43,6 +51,7 @@ class Verdict:
     resource: Resource | None = None
     faults: tuple[tuple[Fault, int | None], ...] = ()
     notes: tuple[str, ...] = ()
+    lines: Lines = field(default_factory=Lines)
 
     @property
     def named(self) -> tuple[str, str, str] | None:
@@ -57,7 +66,7 @@ class Verdict:
 
 def validate(files: Sequence[Path], *, as_json: bool) -> int:
     """Say of every document whether it is valid; 1 if any is not."""
-    verdicts = [verdict for path in files for verdict in _verdicts_below(path)]
+    verdicts = _beside([verdict for path in files for verdict in _verdicts_below(path)])
     if as_json:
         print_json([_as_json(one) for one in verdicts])
     else:
@@ -84,6 +93,28 @@ def _verdicts_below(path: Path) -> list[Verdict]:
     return [verdict for file in files for verdict in verdicts_on(Path(file))]
 
 
+def _beside(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The same, and what cannot stand beside another of them is not valid."""
+    found = [
+        Manifest(where=one.where, value={}, resource=one.resource, lines=one.lines)
+        for one in verdicts
+        if one.resource is not None
+    ]
+    clashing: dict[str, list[Fault]] = {}
+    for refused in clashes(found):
+        clashing.setdefault(refused.where, []).extend(refused.faults)
+    return [
+        replace(
+            one,
+            resource=None,
+            faults=tuple((fault, one.lines.at(fault["field"])) for fault in faults),
+        )
+        if (faults := clashing.get(one.where))
+        else one
+        for one in verdicts
+    ]
+
+
 def _unreadable(name: str, exc: MeshError) -> Verdict:
     fault = {"field": "", "description": str(exc)}
     line = exc.details.get("line")
@@ -100,6 +131,7 @@ def _verdict(file: str, document: Document, lines: Lines) -> Verdict:
             resource=resource,
             faults=tuple((fault, lines.at(fault["field"])) for fault in found),
             notes=notes_on(resource, lines),
+            lines=lines,
         )
     filled, notes = with_security(document.value)
     identified = with_id(filled, tenant=DEFAULT_TENANT, fresh=_ANY_ID)

@@ -483,7 +483,7 @@ class Keeping:
             hint = f"there is one in namespace {same[0].namespace!r}"
         else:
             names = ", ".join(sorted({one.name for one in others})[:5])
-            hint = f"there are {names}" if names else f"there is no {key.kind} at all"
+            hint = f"there are {names}" if names else f"tenant {tenant!r} has no {key.kind}"
         held = self._applied.index.kept(key)
         if held is not None and (holder := rules.holder_of(held.resource)):
             hint = f"that name is held by {holder}; {hint}"

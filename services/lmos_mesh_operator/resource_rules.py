@@ -75,7 +75,7 @@ def refuse_anothers(before: Resource | None, tenant: str) -> None:
         raise Conflict(
             f"{key_of(before)} is held by {holder_of(before)}, and all tenants share the names of "
             "a namespace",
-            hint="choose another name, or a namespace of your own (lmos apply -n NAME)",
+            hint="choose another name, or a namespace of your own: lmos apply -n NAME",
             field="/metadata/name",
         )
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from lmos_mesh import subjects
+from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
+from lmos_mesh.calls import caller_headers
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
 from lmos_mesh.messages import STEER_AGENT, AgentSteered, SteerAgent
 from lmos_mesh.resources import Agent
@@ -356,8 +357,14 @@ async def test_a_tenant_steers_only_what_is_its_own(steered: Town):
     with pytest.raises(NotFound):
         await steer(steered.bus, "stop", agent="theirs")
     request = SteerAgent(agent="theirs", action="scale", instances=1)
-    said = await steered.bus.call(STEER_AGENT, request, tenant="theirs")
+    await audit.prepare(steered.bus)
+    mine = caller_headers("ann@laptop")
+    said = await steered.bus.call(STEER_AGENT, request, tenant="theirs", headers=mine)
     assert said.instances == 1
+    stream = steered.bus.transport.stream(audit.AUDIT)
+    (written,) = await stream.read(subjects.audit("theirs", "steered"))
+    record = json.loads(written.payload)
+    assert (record["action"], record["after"], record["asked_by"]) == ("scale", 1, "ann@laptop")
 
 
 async def test_one_instance_is_drained_on_the_bus(steered: Town):

@@ -278,13 +278,17 @@ async def test_a_rollout_between_two_channels_that_cannot_be_is_refused_with_the
     async with town(mesh) as (here, applied):
         await here.apply(channel(stable))
         await here.apply(channel(other))
-        foreseen = await here.apply(rollout(across, other), dry_run=True)
-        with pytest.raises(Conflict, match="are of two channels"):
-            await here.apply(rollout(across, other))
+        for dry_run in (True, False):
+            with pytest.raises(Conflict, match="are of two channels") as refused:
+                await here.apply(rollout(across, other), dry_run=dry_run)
+            assert refused.value.details["faults"][0]["field"] == "/spec/strategy/canary"
+        # It is checked with what shall be there before it.
+        moved = channel(other, channel=stable, subset="canary")
+        would = await here.apply(rollout(across, other), dry_run=True, beside=[moved])
         # One that is not there yet may come.
         early = await here.apply(rollout(new_name("early"), new_name("web-canary")))
 
-        assert any("are of two channels" in note for note in foreseen.notes)
+        assert would.what == "created"
         assert early.what == "created"
         assert applied.get(ChannelRollout, "default", across) is None
 

@@ -192,7 +192,7 @@ def call(tenant: str) -> Call:
         pass
 
     made: Any = _Call()
-    made.tenant = tenant
+    made.tenant, made.caller = tenant, "ann@laptop (cli-1)"
     return made
 
 
@@ -324,6 +324,11 @@ async def test_people_steer_through_any_operator(mesh: Mesh) -> None:
         by_hand = [one for one in await stand.written_down() if "by_hand" in one]
         assert [one["by_hand"] for one in by_hand] == ["promote", "pause", "abort", "restart"]
         assert {one["reason"] for one in by_hand} == {"because"}
+        assert {one["asked_by"] for one in by_hand} == {"ann@laptop (cli-1)"}
+        # What it does by itself nobody has asked for.
+        by_itself = [one for one in await stand.written_down() if "by_hand" not in one]
+        assert by_itself
+        assert not any("asked_by" in one for one in by_itself)
 
 
 async def test_a_rollout_that_is_deleted_leaves_everybody_to_stable(mesh: Mesh) -> None:

@@ -269,3 +269,18 @@ def test_labels_and_namespaces_that_no_cluster_takes_are_told(
     ]
     found, _ = read_manifests([str(EXAMPLES)])
     assert [note for one in found for note in one.notes] == []
+
+
+def test_what_cannot_stand_side_by_side_is_not_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "all.yaml"
+    both = channel("a"), channel("b", "channel: ivr, subset: canary"), rollout("b", "a")
+    file.write_text("---\n".join(both))
+
+    assert validate([file], as_json=True) == 1
+
+    verdicts = json.loads(capsys.readouterr().out)
+    assert [one["valid"] for one in verdicts] == [True, True, False]
+    (fault,) = verdicts[2]["faults"]
+    assert (fault["line"], fault["field"]) == (14, "/spec/strategy/canary")

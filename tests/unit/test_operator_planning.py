@@ -301,6 +301,22 @@ def test_what_a_tenant_declares_for_anybody_is_for_its_own_channels_and_what_sha
     assert (own, mesh.wired()) == ([("ours", "1.1.0")], [("for-all", "1.2.0")])
 
 
+def test_a_routing_bears_the_labels_that_its_channel_bears_now():
+    mesh = Mesh()
+    mesh.serve("billing")
+    mesh.settle(mesh.put(channel()))
+    told = mesh.index.get(Channel, "default", "web")
+    assert told is not None
+    labels = {**told.metadata.labels, "version": "2.0.0"}
+    metadata = told.metadata.model_copy(update={"labels": labels})
+
+    mesh.settle(mesh.put(told.model_copy(update={"metadata": metadata})))
+
+    routing = mesh.routing()
+    assert routing is not None
+    assert routing.metadata.labels == labels
+
+
 def test_the_routing_of_a_channel_that_is_gone_goes_too():
     mesh = Mesh()
     mesh.serve("billing")

@@ -120,7 +120,17 @@ def test_a_range_names_its_lower_bounds_or_else_its_upper_one():
     assert named("[1.0,2.0[") == ["1.0.0"]
     assert named("<=3.0.0") == ["3.0.0"]
     assert named("^1.0 || ~2.3") == ["1.0.0", "2.3.0"]
+    assert named(">=1.0 >=2.5") == ["2.5.0"]
+    assert named("<4 <=3.0.0") == ["3.0.0"]
     assert named("*") == []
+
+
+def test_what_is_required_twice_is_wired_once():
+    asked = channel(needs("view-bill"), needs("view-bill"), needs("view-bill", "^1"))
+
+    found = wires(resolve(asked, [agent("a", ("view-bill", "1.0.0"))]))
+
+    assert found == [("a", "view-bill", "1.0.0")] * 2  # one for each range
 
 
 @pytest.mark.parametrize(
@@ -202,6 +212,15 @@ def test_of_equal_versions_a_live_agent_is_taken_and_then_the_first_by_name():
 
     assert wires(resolve(channel(needs("view-bill")), fleet))[0][0] == "b"
     assert wires(resolve(channel(needs("view-bill")), fleet[:1]))[0][0] == "a"
+
+
+def test_where_an_agent_is_reached_has_no_say_before_its_name():
+    fleet = [
+        agent("b", ("view-bill", "1.0.0"), host="a"),
+        agent("a", ("view-bill", "1.0.0"), host="z"),
+    ]
+
+    assert wires(resolve(channel(needs("view-bill")), fleet))[0][0] == "a"
 
 
 def test_a_capability_that_is_only_called_alike_is_a_near_miss():

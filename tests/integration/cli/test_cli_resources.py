@@ -471,7 +471,7 @@ def test_describe_shows_each_kind_and_its_history(put: Put, space: str, told: To
 
 
 def test_delete_takes_names_or_files_and_says_what_is_not_there(
-    put: Put, tmp_path: Path, space: str, told: Told
+    put: Put, tmp_path: Path, space: str, told: Told, capfd: pytest.CaptureFixture[str]
 ) -> None:
     put(AGENTS, WEB)
     wait(["ch/web"], condition="resolved", namespace=space)
@@ -484,8 +484,11 @@ def test_delete_takes_names_or_files_and_says_what_is_not_there(
     assert wait(["ch/web", "cr/web"], condition="deleted", namespace=space) == 0
     told()
     files = [str(tmp_path / "0.yaml"), str(tmp_path / "1.yaml")]
+    capfd.readouterr()
     assert delete([], files=files, namespace=space) == 1
+    assert "there is no Channel web" in capfd.readouterr().err
     assert delete([], files=files, namespace=space, ignore_missing=True) == 0
+    assert capfd.readouterr().err == ""
     assert got(told, "all", namespace=space) == []
 
 
