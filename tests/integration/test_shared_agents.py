@@ -306,7 +306,7 @@ async def close(mesh: Mesh, channel: str, wired: list[tuple[str, ThingKey]]) -> 
         for id, key in wired
     ]
     store = ResourceStore(mesh.bus)
-    channel_of = {"metadata": metadata, "spec": {"requiredCapabilities": []}}
+    channel_of: dict[str, Any] = {"metadata": metadata, "spec": {"requiredCapabilities": []}}
     routing = {"metadata": metadata, "spec": {"capabilityGroups": groups}}
     await store.put(Channel.model_validate(channel_of), expected=0)
     await store.put(ChannelRouting.model_validate(routing), expected=0)
