@@ -9,16 +9,18 @@ import httpx
 import pytest
 
 from lmos_mesh import calls, codec, subjects
-from lmos_mesh.errors import AgentNotFound, ThingNotFound, Unavailable
+from lmos_mesh.errors import AgentNotFound, Cancelled, ThingNotFound, Unavailable
 from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
+    CANCEL_TURN,
     CONVERSE,
     DECIDE,
     DEREGISTER,
     FIND_THINGS,
     GET_THING,
     Answer,
+    CancelTurn,
     Converse,
     Decide,
     Decision,
@@ -51,7 +53,11 @@ async def view_bill(question: str, context: Context):
     """View a bill."""
     print('{{"level": "info", "event": "asked by %s for %s"}}' % (context.tenant, context.user))
     yield "Your bill "
-    await asyncio.sleep(float(context.user or 0))
+    try:
+        await asyncio.sleep(float(context.user or 0))
+    except asyncio.CancelledError:
+        print('{{"level": "info", "event": "called off by %s"}}' % context.tenant, flush=True)
+        raise
     yield f"of {{context.tenant}}."
 
 @billing.capability
@@ -226,6 +232,37 @@ async def test_a_hand_over_goes_there_and_back_within_a_tenant(a: Mesh) -> None:
     assert there.handovers == ("desk",)
 
 
+async def test_a_shared_agent_hands_over_to_an_own_one(a: Mesh) -> None:
+    answer = await ask(a, "take me to the desk please", agent="billing")
+
+    assert answer.answer == f"Welcome to {A}, after ('billing',)."
+
+
+async def test_a_turn_is_called_off_at_a_shared_agent(town: Deployment, a: Mesh) -> None:
+    shared = next(one for one in town.processes if one.name == "shared")
+    conversation = new_name("c")
+
+    async with a.converse(BILL, conversation=conversation, user="60") as frames:
+        async for frame in frames:
+            if frame.kind == "delta":
+                break
+        await a.bus.call(CANCEL_TURN, CancelTurn(conversation=conversation))
+        with pytest.raises(Cancelled):
+            await anext(frames)
+
+    await shared.logged(f"called off by {A}")
+
+
+async def test_the_same_turn_of_two_tenants_is_two_turns(a: Mesh, b: Mesh) -> None:
+    """Whatever ids they choose: these go with the request to one and the same agent."""
+    same = {calls.MESSAGE_ID: new_name("task")}
+    asked = Converse(message=BILL, conversation=new_name("c"), turn="t1")
+
+    answers = [await one.bus.call(CONVERSE, asked, headers=same) for one in (a, b)]
+
+    assert [one.answer for one in answers] == [f"Your bill of {A}.", f"Your bill of {B}."]
+
+
 # -- and nobody else's --
 
 
@@ -306,7 +343,7 @@ async def close(mesh: Mesh, channel: str, wired: list[tuple[str, ThingKey]]) -> 
         for id, key in wired
     ]
     store = ResourceStore(mesh.bus)
-    channel_of = {"metadata": metadata, "spec": {"requiredCapabilities": []}}
+    channel_of: dict[str, Any] = {"metadata": metadata, "spec": {"requiredCapabilities": []}}
     routing = {"metadata": metadata, "spec": {"capabilityGroups": groups}}
     await store.put(Channel.model_validate(channel_of), expected=0)
     await store.put(ChannelRouting.model_validate(routing), expected=0)

@@ -327,3 +327,32 @@ def test_a_matrix_is_what_was_added_and_not_removed(steps: list[tuple[str, bool]
     }
     assert len(matrix) == len(kept)
     assert all((name in matrix) == (name in kept) for name in "abcdef")
+
+
+async def test_a_tenant_finds_what_is_near_of_its_own_and_of_the_shared_that_are_for_it(
+    memory_mesh: MemoryMesh, registered: Registered
+) -> None:
+    async with router(memory_mesh, Encoder()):
+        own = registered.enter("own", "what is on my bill")
+        anybodys = registered.enter("anybodys", "pay a bill", tenant="shared")
+        registered.enter("others", "split a bill", tenant="shared", supported_tenants=["other"])
+        registered.enter("own", "never mind the bill", tenant="shared")
+        registered.meanings.start()
+        for tenant in ("demo", "shared"):
+            await registered.embedded(tenant)
+        found = {
+            tenant: await registered.meanings.score(tenant, "the bill")
+            for tenant in ("demo", "other", "stranger")
+        }
+
+    def near(tenant: str, *given: Any) -> set[ThingKey]:
+        scores = found[tenant]
+        assert scores is not None
+        return set(scores.nearest(*given))
+
+    shared = {ThingKey("shared", name, "stable") for name in ("own", "anybodys", "others")}
+    assert near("demo") == {own, anybodys}
+    assert near("demo", None, [own]) == {own}
+    assert len(near("demo", 1)) == 1
+    assert near("other") == shared
+    assert near("stranger") == shared - {ThingKey("shared", "others", "stable")}

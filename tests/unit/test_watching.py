@@ -111,6 +111,7 @@ class Answers:
     def __init__(self) -> None:
         self.things: dict[Key, FoundThing] = {}
         self.asked: list[FindThings] = []
+        self.tenants: list[str] = []
         self.revision = 0
         self.matched: Any = ""
         self.failure: Exception | None = None
@@ -118,6 +119,7 @@ class Answers:
 
     async def find(self, request: FindThings, call: Call) -> ThingsFound:
         self.asked.append(request)
+        self.tenants.append(call.tenant)
         if self.failure is not None:
             raise self.failure
         until = request.offset + min(self.page, request.limit)
@@ -344,6 +346,25 @@ async def test_a_replica_that_has_not_heard_of_a_change_is_asked_again(
             scene.answers.revision = 1
         assert told.result() == ("joined", "a")
         assert len(scene.answers.asked) == 3
+
+
+@pytest.mark.parametrize("changed", ["other", "shared"])
+async def test_a_part_for_another_tenant_watches_that_one_and_the_shared_agents(
+    memory_mesh: MemoryMesh, changed: str
+) -> None:
+    async with played(memory_mesh) as scene:
+        scene.answers.has("a")
+        part = scene.mesh.part(tenant="other")
+        async with part.watch() as changes:
+            assert await next_of(changes) == ("joined", "a")
+
+            scene.answers.has("a", "b")
+            await scene.bus.transport.key_value(REGISTRY).put(
+                subjects.key(changed, "b", "stable"), b"{}"
+            )
+            assert await next_of(changes) == ("joined", "b")
+
+        assert set(scene.answers.tenants) == {"other"}
 
 
 async def test_watches_share_a_subscription_that_ends_with_the_last(
