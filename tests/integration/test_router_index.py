@@ -195,6 +195,7 @@ async def test_only_the_living_of_a_channel_and_subset_are_candidates(
         assert who("web") == set()
 
 
+@pytest.mark.timeout(300)
 async def test_whatever_changes_nobody_is_missing_or_wrong_meanwhile(
     memory_mesh: MemoryMesh, town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +206,7 @@ async def test_whatever_changes_nobody_is_missing_or_wrong_meanwhile(
     chance = random.Random(7)
     asked = 0
     slowest_s = 0.0
-    async with replica(memory_mesh, learns=True) as index, asyncio.timeout(60):
+    async with replica(memory_mesh, learns=True) as index, asyncio.timeout(LEARNED_S):
 
         async def change() -> None:
             for step in range(60):
