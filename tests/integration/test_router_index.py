@@ -165,7 +165,7 @@ async def test_lint_looks_at_all_examples_also_of_an_agent_that_has_just_come(
         await until(is_first, index, says(1, 1, 0), "a1/c1", within_s=SOON_S)
         await bus.serve("router", tools.routes())
 
-        found = await town.bus.call(LINT_EXAMPLES, LintExamples(), tenant=TENANT, timeout_s=30)
+        found = await town.bus.call(LINT_EXAMPLES, LintExamples(), tenant=TENANT, timeout_s=60)
 
     assert (found.agents, found.examples) == (2, 2 * 3 * 4)
 
