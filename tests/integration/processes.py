@@ -276,7 +276,7 @@ async def plain_client(url: str) -> AsyncGenerator[Any]:
 
 
 async def until(
-    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 20.0
+    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 30.0
 ) -> float:
     """Ask again and again until something is true, and say how many seconds it took."""
     began = time.perf_counter()

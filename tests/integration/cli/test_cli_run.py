@@ -63,10 +63,11 @@ def test_an_edit_replaces_the_agent_without_a_gap_and_a_bad_one_does_not(
     running.append(run)
     run.until("watching")
     (first,) = listed(mesh, lmos)["edited"]["instances"]
+    before = psutil.Process(first["pid"])
 
     agent_file(tmp_path, "edited", version="1.1.0", description="better")
     run.until("edited 1.1.0 serves on mesh default")
-    psutil.Process(first["pid"]).wait(15)
+    before.wait(30)
     better = listed(mesh, lmos)["edited"]
 
     file.write_text("def broken(:\n")
