@@ -23,11 +23,13 @@ from lmos_mesh.messages import (
     CONVERSE,
     DECIDE,
     GET_CONVERSATION,
+    ROUTER_STATUS,
     Answer,
     CancelTurn,
     Converse,
     Decide,
     GetConversation,
+    RouterStatus,
     Turn,
     TurnReport,
 )
@@ -193,6 +195,8 @@ async def mesh(services: Deployment, town: str) -> AsyncGenerator[Mesh]:
 async def routes(mesh: Mesh) -> bool:
     said = (BILL, RAIN, "send it to me by mail", "play some jazz")
     decisions = [await mesh.bus.call(DECIDE, Decide(message=one)) for one in said]
+    if (await mesh.bus.call(ROUTER_STATUS, RouterStatus())).waiting:
+        return False  # the first examples are known before the others
     return [one.agent for one in decisions] == ["billing", "weather", "post", "music"]
 
 
