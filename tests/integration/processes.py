@@ -13,7 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -211,9 +211,12 @@ class Deployment:
         """An agent that is registered."""
         return self.start_agent(source, name=name, **env).wait_ready()
 
-    def client(self, tenant: str = "demo", **more: Any) -> AbstractAsyncContextManager[Mesh]:
-        """A program's connection to the mesh."""
-        return Mesh.connect(self.url, tenant=tenant, **{"timeout_s": ANSWERED_S, **more})
+    @asynccontextmanager
+    async def client(self, tenant: str = "demo", **more: Any) -> AsyncGenerator[Mesh]:
+        """A program's connection to the mesh, more patient than they usually are."""
+        async with Mesh.connect(self.url, tenant=tenant, **more) as mesh:
+            mesh.bus._timeout_s = ANSWERED_S  # pyright: ignore[reportPrivateUsage]
+            yield mesh
 
     def of(self, instance: str) -> Process:
         """The process that calls itself so."""
@@ -273,7 +276,7 @@ async def plain_client(url: str) -> AsyncGenerator[Any]:
 
 
 async def until(
-    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 20.0
+    true: Callable[..., Awaitable[bool]], *arguments: Any, within_s: float = 30.0
 ) -> float:
     """Ask again and again until something is true, and say how many seconds it took."""
     began = time.perf_counter()
@@ -299,7 +302,9 @@ async def instances_of(mesh: Mesh, name: str) -> set[str]:
 def _asked(true: Callable[..., object], arguments: Iterable[object]) -> str:
     """What was waited for, as it is written, with what it could see: `is_first('x', 'a1/c1')`."""
     given = [repr(one) for one in arguments if not isinstance(one, Mesh)]
-    bound = inspect.getclosurevars(true).nonlocals if inspect.isfunction(true) else {}
+    bound: Mapping[str, Any] = {}
+    if inspect.isfunction(true):
+        bound = inspect.getclosurevars(true).nonlocals
     seen = [f"{name}={value!r}" for name, value in bound.items() if not isinstance(value, Mesh)]
     name = getattr(true, "__qualname__", repr(true)).replace("<locals>.", "")
     return f"{name}({', '.join([*given, *seen])})"

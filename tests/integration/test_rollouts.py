@@ -90,7 +90,7 @@ class Stand:
     def status(self) -> RolloutStatus:
         return self.rollout.status or RolloutStatus()
 
-    async def until(self, reached: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    async def until(self, reached: Callable[[], bool], *, within_s: float = 40.0) -> None:
         until = time.monotonic() + within_s
         while not reached():
             assert time.monotonic() < until, f"it never came to it: {self.status}"
@@ -101,24 +101,36 @@ class Stand:
         return self.status
 
     async def talk(self) -> None:
-        """200 turns a second, three to a conversation, each where the rollout has it."""
-        dice, numbers = random.Random(self.bus.tenant), itertools.count()
+        """300 turns a second, three to a conversation, each where the rollout has it."""
+        dice, numbers = random.Random(7), itertools.count()
         talking: list[tuple[str, Side | None, str, int]] = []
+        clock, told = asyncio.get_running_loop().time, 0
+        began = clock()
         while True:
-            talking.append((f"c-{next(numbers)}", None, "", 0))
-            begun, talking = talking, []
-            for conversation, before, salt, turns in begun:
-                rollout = self.applied.rollout(self.bus.tenant, "web")
-                side = side_of(rollout, Speaker(conversation=conversation), before)
-                side = side or Side(subset="stable")
-                status = rollout.status if rollout else None
-                running = status is not None and status.phase in ("Progressing", "Paused")
-                if before and running and salt == side.salt and before.subset != side.subset:
-                    self.flipped.append(conversation)
-                self.report(conversation, side, dice)
-                if turns < 2:
-                    talking.append((conversation, side, side.salt, turns + 1))
+            # As many as were due, however late this loop comes to it: rollouts count them by time.
+            due = int((clock() - began) * 100) + 1
+            for _ in range(min(due - told, 50)):
+                talking = self._turns(talking, f"c-{next(numbers)}", dice)
+            told = due
             await asyncio.sleep(0.01)
+
+    def _turns(
+        self, talking: list[tuple[str, Side | None, str, int]], new: str, dice: random.Random
+    ) -> list[tuple[str, Side | None, str, int]]:
+        """A turn of each conversation and of a new one; those that go on."""
+        going_on: list[tuple[str, Side | None, str, int]] = []
+        for conversation, before, salt, turns in [*talking, (new, None, "", 0)]:
+            rollout = self.applied.rollout(self.bus.tenant, "web")
+            side = side_of(rollout, Speaker(conversation=conversation), before)
+            side = side or Side(subset="stable")
+            status = rollout.status if rollout else None
+            running = status is not None and status.phase in ("Progressing", "Paused")
+            if before and running and salt == side.salt and before.subset != side.subset:
+                self.flipped.append(conversation)
+            self.report(conversation, side, dice)
+            if turns < 2:
+                going_on.append((conversation, side, side.salt, turns + 1))
+        return going_on
 
     def report(self, conversation: str, side: Side, dice: random.Random) -> None:
         bad = dice.random() < self.errors[side.subset]

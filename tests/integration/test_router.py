@@ -110,7 +110,13 @@ async def mesh(services: Deployment, town: str) -> AsyncGenerator[Mesh]:
                 return agent in {one.agent for one in decision.candidates}
 
             await until(known, within_s=SOON_S)
+        await until(all_known, connected)
         yield connected
+
+
+async def all_known(mesh: Mesh) -> bool:
+    """The first examples are known before the others, and decide otherwise than all of them."""
+    return (await mesh.bus.call(ROUTER_STATUS, RouterStatus())).waiting == 0
 
 
 @pytest.mark.parametrize(

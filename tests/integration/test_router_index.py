@@ -165,7 +165,7 @@ async def test_lint_looks_at_all_examples_also_of_an_agent_that_has_just_come(
         await until(is_first, index, says(1, 1, 0), "a1/c1", within_s=SOON_S)
         await bus.serve("router", tools.routes())
 
-        found = await town.bus.call(LINT_EXAMPLES, LintExamples(), tenant=TENANT, timeout_s=30)
+        found = await town.bus.call(LINT_EXAMPLES, LintExamples(), tenant=TENANT, timeout_s=60)
 
     assert (found.agents, found.examples) == (2, 2 * 3 * 4)
 
@@ -195,6 +195,7 @@ async def test_only_the_living_of_a_channel_and_subset_are_candidates(
         assert who("web") == set()
 
 
+@pytest.mark.timeout(300)
 async def test_whatever_changes_nobody_is_missing_or_wrong_meanwhile(
     memory_mesh: MemoryMesh, town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +206,7 @@ async def test_whatever_changes_nobody_is_missing_or_wrong_meanwhile(
     chance = random.Random(7)
     asked = 0
     slowest_s = 0.0
-    async with replica(memory_mesh, learns=True) as index, asyncio.timeout(60):
+    async with replica(memory_mesh, learns=True) as index, asyncio.timeout(LEARNED_S):
 
         async def change() -> None:
             for step in range(60):

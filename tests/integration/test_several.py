@@ -23,11 +23,13 @@ from lmos_mesh.messages import (
     CONVERSE,
     DECIDE,
     GET_CONVERSATION,
+    ROUTER_STATUS,
     Answer,
     CancelTurn,
     Converse,
     Decide,
     GetConversation,
+    RouterStatus,
     Turn,
     TurnReport,
 )
@@ -193,6 +195,8 @@ async def mesh(services: Deployment, town: str) -> AsyncGenerator[Mesh]:
 async def routes(mesh: Mesh) -> bool:
     said = (BILL, RAIN, "send it to me by mail", "play some jazz")
     decisions = [await mesh.bus.call(DECIDE, Decide(message=one)) for one in said]
+    if (await mesh.bus.call(ROUTER_STATUS, RouterStatus())).waiting:
+        return False  # the first examples are known before the others
     return [one.agent for one in decisions] == ["billing", "weather", "post", "music"]
 
 
@@ -376,6 +380,9 @@ async def test_an_instance_that_dies_costs_its_part_nothing(
     message = f"{RAIN} And {BILL}" if first else BOTH
 
     more: dict[str, Any] = {"conversation": conversation, "restarts": restarts, "user": "1.5"}
+    if not first:
+        # Until the bill is there nobody has seen a word of the weather: long after its death.
+        more["parameters"] = {"work_s": "3.0"}
 
     async with asyncio.TaskGroup() as tasks:
         asked = tasks.create_task(frames_of(mesh, message, **more))

@@ -76,8 +76,8 @@ async def test_reports_are_followed_as_they_come(mesh: Mesh) -> None:
         await turn_reports.prepare(bus)
         async with aclosing(turn_reports.follow(bus, bus.tenant, since=0)) as reports:
             await tell(bus, "one")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 found = await anext(reports)
 
         assert found.report == report("one")
-        assert abs(found.at - time.time()) < 5
+        assert abs(found.at - time.time()) < 60

@@ -21,7 +21,7 @@ from lmos_mesh.mesh_state import MeshRecord
 from tests.integration.processes import plain_client
 
 LMOS = (sys.executable, "-m", "lmos_mesh.cli")
-START_S = 60.0
+START_S = 90.0
 
 LIGHT = ("--no-http", "--replicas", "router=0,runtime=0")
 """A mesh that starts quickly, for what any mesh would show."""
@@ -257,7 +257,7 @@ def lmos(home: Path) -> Lmos:
         *arguments: str,
         environ: dict[str, str] | None = None,
         stdin: str = "",
-        timeout_s: float = 60.0,
+        timeout_s: float = START_S,
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [*LMOS, *arguments],

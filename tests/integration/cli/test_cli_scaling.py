@@ -509,7 +509,7 @@ async def test_who_started_an_agent_otherwise_is_told_what_can_be_done(
     file.write_text(file.read_text() + "\nagent.run()\n")
     alone = _started_by_itself(mesh, file)
     try:
-        await until(_is_there, mesh, "alone")
+        await until(_is_there, mesh, "alone", within_s=60)
         with pytest.raises(Conflict) as refused:
             await steered(mesh, "alone", "scale", instances=2)
     finally:
