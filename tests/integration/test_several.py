@@ -23,11 +23,13 @@ from lmos_mesh.messages import (
     CONVERSE,
     DECIDE,
     GET_CONVERSATION,
+    ROUTER_STATUS,
     Answer,
     CancelTurn,
     Converse,
     Decide,
     GetConversation,
+    RouterStatus,
     Turn,
     TurnReport,
 )
@@ -35,6 +37,7 @@ from lmos_mesh.reply_stream import Frame
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
 from lmos_mesh.wiring import host_of
+from lmos_mesh_runtime.asking_back import choices_in
 from tests.conftest import new_name
 from tests.integration.processes import Deployment, Process, instances_of, until
 
@@ -45,6 +48,7 @@ BOTH = f"{BILL} and {RAIN}"
 
 WEATHER = f'''
 import asyncio
+import time
 from lmos_mesh import Agent, Context, run_agents
 
 weather = Agent("weather", description="Tells the weather.")
@@ -69,6 +73,7 @@ run_agents([weather])
 
 AGENTS = f'''
 import asyncio
+import time
 from lmos_mesh import Agent, Context, run_agents
 from lmos_mesh.errors import NotFound
 
@@ -196,6 +201,11 @@ async def routes(mesh: Mesh) -> bool:
     return [one.agent for one in decisions] == ["billing", "weather", "post", "music"]
 
 
+async def has_learned(mesh: Mesh) -> bool:
+    """Whether the router knows how far out a message may be; until then it guesses."""
+    return (await mesh.bus.call(ROUTER_STATUS, RouterStatus())).trained
+
+
 async def two_serve(mesh: Mesh, name: str) -> bool:
     return len(await instances_of(mesh, name)) == 2
 
@@ -233,14 +243,9 @@ def heard(frames: list[Frame]) -> str:
 # -- several requests --
 
 
-async def test_two_requests_are_answered_by_two_agents_at_the_same_time(
-    mesh: Mesh, conversation: str
-) -> None:
-    began = time.perf_counter()
-
+async def test_two_requests_are_answered_by_two_agents(mesh: Mesh, conversation: str) -> None:
     answer = await ask(mesh, BOTH, conversation=conversation)
 
-    took_s = time.perf_counter() - began
     assert answer.answer == (
         "view bill (billing):\nYour bill is 39.99 €.\n\nforecast (weather):\nIt will rain tomorrow."
     )
@@ -256,7 +261,6 @@ async def test_two_requests_are_answered_by_two_agents_at_the_same_time(
     assert answer.capability == "view_bill,forecast"
     assert len(answer.instance.split(",")) == 2
     assert all(one.total_s >= WORK_S and one.needs is None for one in answer.parts)
-    assert took_s < sum(one.total_s for one in answer.parts)
     turn = await last_turn(mesh, conversation)
     assert (turn.state, turn.answer, turn.parts) == ("done", answer.answer, answer.parts)
 
@@ -306,6 +310,44 @@ async def test_the_next_turn_knows_who_has_said_what(mesh: Mesh, conversation: s
 
     said = [BILL, "Your bill is 39.99 €.", RAIN, "It will rain tomorrow."]
     assert answer.answer == "Sent: " + " | ".join(said)
+
+
+async def test_a_request_that_nobody_can_do_is_asked_back_in_its_place(
+    mesh: Mesh, conversation: str
+) -> None:
+    await until(has_learned, mesh, within_s=4 * SOON_S)
+
+    answer = await ask(mesh, f"{BILL} and knit me a very warm sweater", conversation=conversation)
+
+    bill, sweater = answer.parts
+    assert (bill.state, bill.agent) == ("done", "billing")
+    assert (sweater.state, sweater.agent, sweater.attempts) == ("asked_back", "", 0)
+    assert "knit me a very warm sweater:\nI " in answer.answer
+    assert not answer.asked_back
+    assert answer.agent == "billing"
+    turn = await last_turn(mesh, conversation)
+    assert turn.parts == answer.parts
+
+
+@pytest.mark.parametrize("how", ["number", "German number", "name"])
+async def test_who_is_asked_back_may_answer_with_a_number_or_a_name(
+    mesh: Mesh, conversation: str, how: str
+) -> None:
+    unclear = await ask(mesh, "qwerty zxcvb", conversation=conversation)
+    choices = [agent for _, agent in choices_in(unclear.answer)]
+    at = choices.index("post")
+    said = {
+        "number": f"the {['first', 'second', 'third', 'fourth', 'fifth'][at]} one",
+        "German number": f"Nummer {at + 1} bitte",
+        "name": "send mail, please",
+    }[how]
+
+    answer = await ask(mesh, said, conversation=conversation)
+
+    assert unclear.asked_back
+    assert (answer.agent, answer.capability) == ("post", "send_mail")
+    assert answer.decision is not None
+    assert answer.decision.reason == "the user chose post of what was offered"
 
 
 async def test_a_part_that_fails_says_so_and_the_others_are_answered(
