@@ -5,8 +5,8 @@ neighbouring pieces are two requests when they are for different agents, or plai
 capabilities of one; each is convincing alone, and together they are less so: two requests in one
 vector are near neither, while a request and a remark ("…, as I told you") are still nearest to what
 the request is near to. Courtesy ("hi", "I need help") is no request, but where an agent has an
-example or a capability of that; what only tells something ("I am in a hurry") is none where it is far from all that
-the agents can do.
+example or a capability of that; what only tells something ("I am in a hurry") is none where it is
+far from all that the agents can do.
 """
 
 import math
