@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from lmos_mesh.cli.connection import connected, run
-from lmos_mesh.cli.conversing import Silent, Terminal, answered, attributes_of, unanswered
+from lmos_mesh.cli.conversing import (
+    Silent,
+    Terminal,
+    answered,
+    attributes_of,
+    text_only,
+    unanswered,
+)
 from lmos_mesh.cli.screen import err, print_json
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.messages import Answer, Converse
@@ -28,7 +35,10 @@ def ask(
 ) -> int:
     """Ask the mesh and show its answer."""
     if message == "-":
-        message = sys.stdin.read()
+        with text_only("standard input"):
+            message = sys.stdin.read()
+    with text_only("the message"):
+        message.encode()
     if not message.strip():
         raise SettingsError("the message is empty", hint='lmos ask "how much do I owe?"')
     request = Converse(

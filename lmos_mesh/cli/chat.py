@@ -15,7 +15,14 @@ from rich.text import Text
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.agents import find, table_of
 from lmos_mesh.cli.connection import connected, typed_in
-from lmos_mesh.cli.conversing import Terminal, answered, attributes_of, explained, unanswered
+from lmos_mesh.cli.conversing import (
+    Terminal,
+    answered,
+    attributes_of,
+    explained,
+    text_only,
+    unanswered,
+)
 from lmos_mesh.cli.screen import err, fail, out
 from lmos_mesh.errors import MeshError
 from lmos_mesh.messages import Converse, Decision
@@ -143,7 +150,9 @@ class _Chat:
         try:
             if typed_in():
                 return input(_PROMPT if sys.stdout.isatty() else "").strip()
-            line = sys.stdin.readline()
+            with text_only("standard input"):
+                line = sys.stdin.readline()
+                line.encode()
         except EOFError:
             err().print()
             return None

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Group, RenderableType
@@ -12,7 +13,7 @@ from rich.text import Text
 from lmos_mesh.bus import Bus
 from lmos_mesh.cli.connection import answering
 from lmos_mesh.cli.screen import err, out, plural
-from lmos_mesh.errors import InvalidMessage, StreamBroken
+from lmos_mesh.errors import InvalidMessage, SettingsError, StreamBroken
 from lmos_mesh.mesh import converse
 from lmos_mesh.messages import Answer, Candidate, Converse, Decision
 from lmos_mesh.reply_stream import Patience
@@ -149,6 +150,24 @@ class Margin:
         self._column += len(lead.lstrip("\n")) + len(word)
         self._space = ""
         return lead + word
+
+
+@contextmanager
+def text_only(where: str) -> Generator[None]:
+    """What is no text is refused with a sentence.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    try:
+        yield
+    except UnicodeError as exc:
+        raise SettingsError(
+            f"{where} is not UTF-8 text ({exc.reason})"
+            if isinstance(exc, UnicodeDecodeError | UnicodeEncodeError)
+            else f"{where} is not UTF-8 text",
+            hint="agents are asked in words; convert it first",
+        ) from exc
 
 
 async def answered(bus: Bus, request: Converse, view: View, *, timeout_s: float = 300.0) -> Answer:

@@ -17,11 +17,11 @@ def _words(text: str) -> frozenset[str]:
 
 # One of these makes it courtesy …
 _SAYS_IT = _words("""
-hi hiya hello hey heya howdy greetings dear thanks thank thx ty cheers please pls plz kindly sorry
-excuse pardon help helps helping assist assistance assisting support hand appreciate appreciated
-grateful welcome regards bye goodbye favour favor gratitude problem problems question questions
-issue issues trouble troubles urgent urgently hurry asap quickly soon idea know understand stuck
-clue sure
+hi hiya hello hey heya howdy greeting greetings dear thanks thank thx ty cheers please pls plz
+kindly sorry excuse pardon help helps helping assist assistance assisting support hand appreciate
+appreciated grateful welcome regards bye goodbye favour favor gratitude problem problems question
+questions issue issues trouble troubles urgent urgently hurry asap quickly soon idea know
+understand stuck clue sure
 hallo hi hey moin servus guten gute grüß grüezi liebe lieber sehr danke dank dankeschön bitte
 entschuldigung entschuldigen entschuldige sorry verzeihung hilfe helfen hilft hilf helfe
 behilflich unterstützung unterstützen weiterhelfen dankbar gruß grüße grüßen tschüss tschüs

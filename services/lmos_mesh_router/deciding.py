@@ -262,7 +262,7 @@ def decision_of_parts(
         encoder: What the vectors came from.
     """
     routed = [one for one in parts.values() if one.outcome == "routed"]
-    if not routed or len(parts) < 2:
+    if all(one.method == "fallback" for one in routed):
         return None
     names = " and ".join(dict.fromkeys(one.agent or "nobody" for one in parts.values()))
     options = seen_of(whole).options

@@ -5,8 +5,8 @@ neighbouring pieces are two requests when they are for different agents, or plai
 capabilities of one; each is convincing alone, and together they are less so: two requests in one
 vector are near neither, while a request and a remark ("…, as I told you") are still nearest to what
 the request is near to. Courtesy ("hi", "I need help") is no request, but where an agent has an
-example of it; what only tells something ("I am in a hurry") is none where it is far from all that
-the agents can do.
+example or a capability of that; what only tells something ("I am in a hurry") is none where it is
+far from all that the agents can do.
 """
 
 import math
@@ -30,7 +30,7 @@ _IN_SCOPE = 0.05
 _STRANGE = 0.02
 """Likewise: of what is further out it says nothing which agent is the nearest."""
 
-_ITS_OWN = 0.8
+_ITS_OWN = 0.9
 """How much of an agent's probability a capability must have to be told from its others."""
 
 _SAME_AGENT_ODDS = 2.0
@@ -131,7 +131,7 @@ def heard(ranking: Ranking) -> Heard | None:
     if not ranking.ranked:
         return None
     best = ranking.ranked[0]
-    courteous = best.evidence.kind == "example" and is_courtesy(best.evidence.text)
+    courteous = best.evidence.kind in ("example", "name") and is_courtesy(best.evidence.text)
     clear = best.capability if best.share >= _ITS_OWN else ""
     return Heard(best.key, ranking.confidence, ranking.scope, ranking.share, clear, courteous)
 

@@ -37,6 +37,7 @@ from lmos_mesh.reply_stream import Frame
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
 from lmos_mesh.wiring import host_of
+from lmos_mesh_runtime.asking_back import choices_in
 from tests.conftest import new_name
 from tests.integration.processes import Deployment, Process, instances_of, until
 
@@ -47,6 +48,7 @@ BOTH = f"{BILL} and {RAIN}"
 
 WEATHER = f'''
 import asyncio
+import time
 from lmos_mesh import Agent, Context, run_agents
 
 weather = Agent("weather", description="Tells the weather.")
@@ -71,6 +73,7 @@ run_agents([weather])
 
 AGENTS = f'''
 import asyncio
+import time
 from lmos_mesh import Agent, Context, run_agents
 from lmos_mesh.errors import NotFound
 
@@ -200,6 +203,11 @@ async def routes(mesh: Mesh) -> bool:
     return [one.agent for one in decisions] == ["billing", "weather", "post", "music"]
 
 
+async def has_learned(mesh: Mesh) -> bool:
+    """Whether the router knows how far out a message may be; until then it guesses."""
+    return (await mesh.bus.call(ROUTER_STATUS, RouterStatus())).trained
+
+
 async def two_serve(mesh: Mesh, name: str) -> bool:
     return len(await instances_of(mesh, name)) == 2
 
@@ -312,6 +320,44 @@ async def test_the_next_turn_knows_who_has_said_what(mesh: Mesh, conversation: s
 
     said = [BILL, "Your bill is 39.99 €.", RAIN, "It will rain tomorrow."]
     assert answer.answer == "Sent: " + " | ".join(said)
+
+
+async def test_a_request_that_nobody_can_do_is_asked_back_in_its_place(
+    mesh: Mesh, conversation: str
+) -> None:
+    await until(has_learned, mesh, within_s=4 * SOON_S)
+
+    answer = await ask(mesh, f"{BILL} and knit me a very warm sweater", conversation=conversation)
+
+    bill, sweater = answer.parts
+    assert (bill.state, bill.agent) == ("done", "billing")
+    assert (sweater.state, sweater.agent, sweater.attempts) == ("asked_back", "", 0)
+    assert "knit me a very warm sweater:\nI " in answer.answer
+    assert not answer.asked_back
+    assert answer.agent == "billing"
+    turn = await last_turn(mesh, conversation)
+    assert turn.parts == answer.parts
+
+
+@pytest.mark.parametrize("how", ["number", "German number", "name"])
+async def test_who_is_asked_back_may_answer_with_a_number_or_a_name(
+    mesh: Mesh, conversation: str, how: str
+) -> None:
+    unclear = await ask(mesh, "qwerty zxcvb", conversation=conversation)
+    choices = [agent for _, agent in choices_in(unclear.answer)]
+    at = choices.index("post")
+    said = {
+        "number": f"the {['first', 'second', 'third', 'fourth', 'fifth'][at]} one",
+        "German number": f"Nummer {at + 1} bitte",
+        "name": "send mail, please",
+    }[how]
+
+    answer = await ask(mesh, said, conversation=conversation)
+
+    assert unclear.asked_back
+    assert (answer.agent, answer.capability) == ("post", "send_mail")
+    assert answer.decision is not None
+    assert answer.decision.reason == "the user chose post of what was offered"
 
 
 async def test_a_part_that_fails_says_so_and_the_others_are_answered(

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from lmos_mesh.cli.agents import table_of
-from lmos_mesh.cli.conversing import Margin, Terminal, explained, in_short, unanswered
+from lmos_mesh.cli.conversing import Margin, Terminal, explained, in_short, text_only, unanswered
 from lmos_mesh.cli.demo import TOUR, reasons
 from lmos_mesh.cli.doctor import is_awaited
 from lmos_mesh.cli.known_settings import known_settings, settings_in, unknown_settings
 from lmos_mesh.cli.log_lines import read_line, shown
 from lmos_mesh.cli.screen import plural
 from lmos_mesh.endings import last_words
+from lmos_mesh.errors import SettingsError
 from lmos_mesh.messages import (
     Answer,
     AnsweredPart,
@@ -389,3 +390,11 @@ def test_requests_of_a_message_that_nobody_answered_are_named_with_the_reason() 
         "not begun: music · “louder”",
         "nobody can, or who is not clear: “knit me a sweater”",
     ]
+
+
+def test_what_is_no_text_is_refused_with_a_sentence() -> None:
+    told = pytest.raises(SettingsError, match="standard input is not UTF-8 text")
+    with told, text_only("standard input"):
+        b"\xff\xfe".decode()
+    with pytest.raises(SettingsError, match="surrogates"), text_only("the message"):
+        "\udcff".encode()

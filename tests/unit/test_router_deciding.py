@@ -17,6 +17,7 @@ from lmos_mesh_router.deciding import (
     decision_for,
     decision_of,
     decision_of_parts,
+    fallen_back,
     message_before,
     nearest_examples,
     policy_for,
@@ -227,8 +228,15 @@ def test_a_request_that_nobody_can_do_is_a_part_without_an_agent() -> None:
 
 def test_a_message_of_which_nobody_can_do_anything_is_not_taken_apart() -> None:
     stranger = ranking(ranked(A, 0.9), share=0.001)
+    message, spans = "do x and do x", (Span(0, 4), Span(9, 13))
+    caught = fallen_back(answered(stranger), C, THINGS[C])
+
+    decision = decision_of_parts(
+        message, dict.fromkeys(spans, caught), stranger, "demo", THINGS.get, limit=5, encoder="e"
+    )
 
     assert several(stranger, stranger) is None
+    assert decision is None, "who answers where nobody is sure is asked once"
 
 
 def test_an_agent_that_is_named_is_chosen_with_the_capability_that_fits() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmos_mesh_router.ranking import Ranking
+from lmos_mesh_router.evidence import Evidence
+from lmos_mesh_router.ranking import Ranked, Ranking
 from lmos_mesh_router.splitting import (
     MOST_CUTS,
     Heard,
@@ -237,3 +238,24 @@ def test_what_nobody_can_do_is_no_part_of_what_its_nearest_agent_does() -> None:
 
     assert len(asked_of(message, {"sweater": BILL._replace(share=0.001), "bill": BILL})) == 2
     assert len(asked_of(message, {"sweater": BILL._replace(share=0.3), "bill": BILL})) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "courteous"),
+    [
+        ("example", "thanks for your help", True),
+        ("name", "thank you", True),
+        ("description", "thank you", False),
+        ("example", "I need help with my order", False),
+    ],
+)
+def test_an_agent_is_there_to_be_greeted_where_its_examples_or_names_are_courtesy(
+    kind: str, text: str, courteous: bool
+) -> None:
+    a = key("a")
+    ranked = Ranked(a, 0.9, "do", 1.0, 0.8, Evidence(a, "do", kind, text))
+
+    found = heard(Ranking((ranked,)))
+
+    assert found is not None
+    assert (found.courteous, found.capability) == (courteous, "do")
