@@ -44,7 +44,8 @@ from lmos_mesh.presence import Presence
 from lmos_mesh.projections import adr32_metadata
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import SHARED, Thing, faults_of, label_of
+from lmos_mesh.thing_faults import faults_of, label_of
+from lmos_mesh.things import SHARED, Thing
 from lmos_mesh.transport import Subscription
 
 logger = logging.getLogger(__name__)

@@ -59,7 +59,8 @@ from lmos_mesh.messages import (
 from lmos_mesh.semver import Version
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import Thing, label_of, thing_from
+from lmos_mesh.thing_faults import label_of, thing_from
+from lmos_mesh.things import Thing
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.announcer import Announcer

@@ -36,7 +36,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, ChannelStatus
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh.transport import Packet
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.leading import LEADERS

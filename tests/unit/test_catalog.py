@@ -13,7 +13,7 @@ from lmos_mesh.description import describe
 from lmos_mesh.errors import InvalidMessage
 from lmos_mesh.membership import Lease, Membership, Served, ThingKey
 from lmos_mesh.messages import FindThings
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_registry import jsonpaths
 from lmos_mesh_registry.catalog import NEAREST, Scores, candidates, find, search, shown
 from lmos_mesh_registry.jsonpaths import fitting
