@@ -18,8 +18,8 @@ from lmos_mesh.membership import (
     Entered,
     Lease,
     Membership,
-    ThingKey,
 )
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Change, Packet
 
 GOODBYE = "goodbye"

@@ -10,7 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from pydantic import Field, ValidationError
 
@@ -20,7 +20,7 @@ from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
 from lmos_mesh.indices import Index, folded
 from lmos_mesh.messages import Instance, Registration
-from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED, Thing, ThingKey
 from lmos_mesh.transport import Bucket
 
 REGISTRY = Bucket(
@@ -73,14 +73,6 @@ class Lease(Message):
     started: float = 0.0
     address: dict[str, Any] = Field(default_factory=dict[str, Any])
     runs: tuple[Served, ...] = ()
-
-
-class ThingKey(NamedTuple):
-    """What names one registry entry."""
-
-    tenant: str
-    name: str
-    subset: str
 
 
 def how_to_start(key: ThingKey) -> str:

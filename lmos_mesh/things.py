@@ -7,7 +7,7 @@ one checks types only; `thing_faults.faults_of` checks the rules. Pure.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,14 @@ OUR_IDS = "urn:lmos-mesh:"
 
 IN_PROPERTY = frozenset({"description", "readOnly", "writeOnly", "observable", "forms"})
 """Members of a property in a Description that its schema has no part in."""
+
+
+class ThingKey(NamedTuple):
+    """What names one registry entry."""
+
+    tenant: str
+    name: str
+    subset: str
 
 
 class Capability(Message):

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import SHARED
+from lmos_mesh.things import SHARED, ThingKey
 from lmos_mesh_router.embedding import Vector
 from lmos_mesh_router.evidence import Block, Evidence, EvidenceMatrix
 from lmos_mesh_router.hashing import MAX_CHARACTERS, hash_text

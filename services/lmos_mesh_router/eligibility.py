@@ -1,6 +1,7 @@
 """Who may be chosen where: live agents that a tenant means, and that serve the channel. Pure."""
 
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
+from lmos_mesh.things import ThingKey
 from lmos_mesh.wiring import Wiring, Wirings
 from lmos_mesh_router.evidence import EvidenceMatrix, Mask
 from lmos_mesh_router.tenant import Place, Tenant

@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import Membership, ThingKey
-from lmos_mesh.things import SHARED, Thing
+from lmos_mesh.membership import Membership
+from lmos_mesh.things import SHARED, Thing, ThingKey
 from lmos_mesh.wiring import Wiring, Wirings
 from lmos_mesh_router.building import Builder
 from lmos_mesh_router.eligibility import Eligibility
