@@ -31,7 +31,7 @@ from lmos_mesh.errors import (
 from lmos_mesh.interactions import Action, AgentProperty
 from lmos_mesh.invocation import Circumstances, split, value_of, written_as_json
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import Served
+from lmos_mesh.liveness import Served
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,

@@ -19,7 +19,8 @@ from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.screen import out, plural, print_json, print_table, repainting
 from lmos_mesh.description import thing_of
 from lmos_mesh.errors import MeshError, NotFound
-from lmos_mesh.membership import LEASES, Lease, how_to_start
+from lmos_mesh.liveness import LEASES, Lease
+from lmos_mesh.membership import how_to_start
 from lmos_mesh.mesh_state import find_mesh
 from lmos_mesh.messages import (
     FIND_THINGS,

@@ -19,7 +19,8 @@ from lmos_mesh.errors import (
     NotFound,
     Unavailable,
 )
-from lmos_mesh.membership import Lease, how_to_start
+from lmos_mesh.liveness import Lease
+from lmos_mesh.membership import how_to_start
 from lmos_mesh.messages import (
     GET_RUNS,
     STEER_RUN,

@@ -31,7 +31,8 @@ from lmos_mesh.errors import (
     NotFound,
     ThingNotFound,
 )
-from lmos_mesh.membership import LEASES, Entered, Membership, how_to_start
+from lmos_mesh.liveness import LEASES
+from lmos_mesh.membership import Entered, Membership, how_to_start
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,

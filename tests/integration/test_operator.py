@@ -17,7 +17,8 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import caller_headers
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
     DELETE_RESOURCE,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lmos_mesh import subjects
 from lmos_mesh.description import describe
-from lmos_mesh.membership import Lease, Membership, Served
+from lmos_mesh.liveness import Lease, Served
+from lmos_mesh.membership import Membership
 from lmos_mesh.thing_faults import thing_from
 from lmos_mesh.things import ThingKey
 
