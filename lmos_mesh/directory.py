@@ -10,16 +10,9 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import MeshError
 from lmos_mesh.feed import Arrivals, Feed, Following
-from lmos_mesh.membership import (
-    LEASE_FEED,
-    LEASES,
-    REGISTRY,
-    REGISTRY_FEED,
-    Entered,
-    Lease,
-    Membership,
-    ThingKey,
-)
+from lmos_mesh.liveness import LEASE_FEED, LEASES, Lease
+from lmos_mesh.membership import REGISTRY, REGISTRY_FEED, Entered, Membership
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Change, Packet
 
 GOODBYE = "goodbye"

@@ -31,7 +31,7 @@ from lmos_mesh.errors import (
 from lmos_mesh.interactions import Action, AgentProperty
 from lmos_mesh.invocation import Circumstances, split, value_of, written_as_json
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import Served
+from lmos_mesh.liveness import Served
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -44,7 +44,8 @@ from lmos_mesh.presence import Presence
 from lmos_mesh.projections import adr32_metadata
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import SHARED, Thing, faults_of, label_of
+from lmos_mesh.thing_faults import faults_of, label_of
+from lmos_mesh.things import SHARED, Thing
 from lmos_mesh.transport import Subscription
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import NotFound
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.messages import APPLY_RESOURCE, DELETE_RESOURCE, ApplyResource, DeleteResource
 from lmos_mesh.resources import Channel
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, connected
 from lmos_mesh_operator.kubernetes.objects import items, member

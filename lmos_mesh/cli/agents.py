@@ -19,7 +19,8 @@ from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.screen import out, plural, print_json, print_table, repainting
 from lmos_mesh.description import thing_of
 from lmos_mesh.errors import MeshError, NotFound
-from lmos_mesh.membership import LEASES, Lease, ThingKey, how_to_start
+from lmos_mesh.liveness import LEASES, Lease
+from lmos_mesh.membership import how_to_start
 from lmos_mesh.mesh_state import find_mesh
 from lmos_mesh.messages import (
     FIND_THINGS,
@@ -31,7 +32,7 @@ from lmos_mesh.messages import (
     GetThing,
     History,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED, ThingKey
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 _USUAL_URL = "http://127.0.0.1:8420"

@@ -25,6 +25,7 @@ from lmos_mesh.errors import (
     NotFound,
     SettingsError,
 )
+from lmos_mesh.json_faults import Fault, pointer, quoted
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
     GET_THING,
@@ -42,7 +43,7 @@ from lmos_mesh.resources import (
     ChannelRouting,
     Resource,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, Fault, Thing, pointer, quoted
+from lmos_mesh.things import DEFAULT_SUBSET, Thing
 
 _COLOURS = {"created": "green", "updated": "yellow", "configured": "yellow"}
 _CHECKED_AT_ONCE = 16

@@ -16,6 +16,7 @@ from lmos_mesh.bus import Bus, Route, route
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
 from lmos_mesh.events import rfc3339
+from lmos_mesh.json_faults import Fault
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
     DELETE_RESOURCE,
@@ -48,7 +49,6 @@ from lmos_mesh.resources import (
     Resource,
     kind_named,
 )
-from lmos_mesh.things import Fault
 from lmos_mesh_operator import resource_rules as rules
 from lmos_mesh_operator.chronicle import read_steps
 from lmos_mesh_operator.plans import plan_of

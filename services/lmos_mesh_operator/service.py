@@ -12,13 +12,13 @@ from lmos_mesh import audit, events
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import STEER_AGENT, STEER_ROLLOUT
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
 from lmos_mesh.service import announce_service
 from lmos_mesh.settings import Settings
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.acting import Acting
 from lmos_mesh_operator.keeping import Keeping
 from lmos_mesh_operator.leading import Leadership

@@ -31,7 +31,8 @@ from lmos_mesh.errors import (
     NotFound,
     ThingNotFound,
 )
-from lmos_mesh.membership import LEASES, Entered, Membership, ThingKey, how_to_start
+from lmos_mesh.liveness import LEASES
+from lmos_mesh.membership import Entered, Membership, how_to_start
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -59,7 +60,8 @@ from lmos_mesh.messages import (
 from lmos_mesh.semver import Version
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import Thing, label_of, thing_from
+from lmos_mesh.thing_faults import label_of, thing_from
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.announcer import Announcer

@@ -9,7 +9,8 @@ import pytest
 
 from lmos_mesh import directory, subjects
 from lmos_mesh.directory import EXPIRED, MISSING, Directory, LeaseNews
-from lmos_mesh.membership import LEASES, Lease, Served, ThingKey
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.things import ThingKey
 from tests.conftest import Mesh, new_name
 
 SOON_S = 10.0

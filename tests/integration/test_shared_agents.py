@@ -10,7 +10,6 @@ import pytest
 
 from lmos_mesh import calls, codec, subjects
 from lmos_mesh.errors import AgentNotFound, Cancelled, ThingNotFound, Unavailable
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     CANCEL_TURN,
@@ -31,6 +30,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
+from lmos_mesh.things import ThingKey
 from lmos_mesh.wiring import host_of
 from lmos_mesh_http import HttpAdapter, HttpSettings
 from tests.conftest import new_name

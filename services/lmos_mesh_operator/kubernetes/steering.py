@@ -11,8 +11,8 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
 from lmos_mesh.events import rfc3339
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import AgentSteered, SteerAgent
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.kubernetes import deployments
 from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, Cluster, connected
 from lmos_mesh_operator.kubernetes.objects import annotations, member
