@@ -54,7 +54,7 @@ def error_headers(error: MeshError) -> dict[str, str]:
 def caller_headers(caller: str) -> dict[str, str]:
     """The header that says who asks, as they call themselves."""
     # What stands in a header is ASCII, and has no line breaks.
-    return {CALLER: quote(caller[:_CALLER_LENGTH], safe=" @()/:;,+=")}
+    return {CALLER: quote(caller[:_CALLER_LENGTH], safe=" @()/:;,+=", errors="replace")}
 
 
 class Call:
