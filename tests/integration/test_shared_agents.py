@@ -426,7 +426,10 @@ async def test_http_clients_reach_what_their_tenant_means(b: Mesh) -> None:
         listed = await client.get(f"/apis/v1/agents/{B}/web")
         things = await client.get("/things")
         hidden = await client.post("/agents/weather/stable/actions/forecast", json=given)
-        removed = await client.delete(f"/things/{things.json()[0]['id']}")
+        shared = f"/things/{things.json()[0]['id']}"
+        merge = {"content-type": "application/merge-patch+json"}
+        changed = await client.patch(shared, content='{"title": "Ours"}', headers=merge)
+        removed = await client.delete(shared)
 
     assert whole.json() == f"Your bill of {B}."
     assert f"of {B}." in told.text
@@ -436,6 +439,8 @@ async def test_http_clients_reach_what_their_tenant_means(b: Mesh) -> None:
     assert agent["addresses"][0]["uri"].startswith("nats:lmos.shared.agent.billing.stable.")
     assert [one["id"] for one in things.json()] == ["urn:lmos-mesh:shared:billing:stable"]
     assert (hidden.status_code, removed.status_code) == (404, 404)
+    assert changed.status_code == 409
+    assert "is of tenant 'shared', and is changed only there" in changed.text
 
 
 # -- served from `shared` by itself; hidden; dying --
