@@ -133,7 +133,7 @@ async def _read(
 
 
 def _record(payload: bytes) -> Mapping[str, Any] | None:
-    """A record as the audit has it; None for what is none: who may write there can write anything."""
+    """A record of the audit; None for what is none: whoever may write there can write anything."""
     try:
         told: Any = json.loads(payload)
     except (ValueError, RecursionError):
