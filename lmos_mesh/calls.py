@@ -69,7 +69,7 @@ class Call:
         deadline: Unix seconds after which nobody waits for the answer; None for no limit.
         hops: Through how many processes it came.
         as_json: Whether the caller speaks JSON.
-        notes: What logs should say of it, e.g. `conversation`.
+        notes: What logs should say of it: `conversation`, and `tenant` where that is another one.
         streaming: Whether the caller takes frames; otherwise one reply, the whole answer.
     """
 
