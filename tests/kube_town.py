@@ -108,9 +108,9 @@ class Town:
             assert time.perf_counter() < until, "not in time"
             await asyncio.sleep(_POLL_S)
 
-    async def join(self, name: str, *, instances: int = 1) -> None:
-        """Have an agent on the mesh."""
-        tenant = self.bus.tenant
+    async def join(self, name: str, *, instances: int = 1, tenant: str | None = None) -> None:
+        """Have an agent on the mesh, in the tenant of the bus unless another one is named."""
+        tenant = tenant or self.bus.tenant
         offered = {"id": "view-bill", "version": "2.0.0"}
         thing = thing_from({"name": name, "tenant": tenant, "capabilities": [offered]})
         registry = self.bus.transport.key_value(REGISTRY)

@@ -151,11 +151,16 @@ class Operator:
 
         elsewhere = KubernetesSteering(
             bus,
-            serving=lambda key: self._directory.membership.serving(key),
+            serving=self._serving,
             namespaces=self._namespaces(),
             clock=self._clock,
         )
         return Steering(bus, self._directory, elsewhere=elsewhere)
+
+    def _serving(self, key: ThingKey) -> frozenset[str]:
+        """The instances of an agent as its tenant means it: it may be served from `shared`."""
+        membership = self._directory.membership
+        return membership.serving(membership.meant(*key) or key)
 
     def _namespaces(self) -> list[str]:
         names = self._settings.operator_namespaces.split(",")
