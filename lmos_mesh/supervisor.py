@@ -259,7 +259,10 @@ class Supervisor:
         return any(
             # Its agents are processes of their own; it has a lease when they serve.
             lease.pid == process.pid
-            and all(membership.live(ThingKey(tenant, one.name, one.subset)) for one in lease.runs)
+            and all(
+                (key := membership.meant(tenant, one.name, one.subset)) and membership.live(key)
+                for one in lease.runs
+            )
             for tenant, lease, _ in membership.leases()
         )
 
