@@ -1006,7 +1006,7 @@ async def test_what_is_no_event_of_the_agent_or_not_of_its_type_is_refused(
 async def test_what_an_agent_does_in_the_background_begins_anew_and_ends_with_it(
     memory_mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmos_mesh.hosting._ANEW_S", 0.01)
+    monkeypatch.setattr("lmos_mesh.hosted._ANEW_S", 0.01)
     one = Agent("one", description="Looks around.")
     seen: asyncio.Queue[str] = asyncio.Queue()
     began: list[int] = []
