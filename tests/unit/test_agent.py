@@ -37,7 +37,8 @@ from lmos_mesh.reply_stream import Frame
 from lmos_mesh.things import thing_from
 from lmos_mesh.transport import Packet
 from lmos_mesh.watching import Watch
-from lmos_mesh_registry.service import Registry, RegistrySettings
+from lmos_mesh_registry.service import Registry
+from lmos_mesh_registry.settings import RegistrySettings
 from tests.conftest import MemoryMesh
 
 SOON_S = 10.0
