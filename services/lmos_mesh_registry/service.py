@@ -12,8 +12,8 @@ from lmos_mesh.calls import Call
 from lmos_mesh.codec import Packed
 from lmos_mesh.description import thing_of
 from lmos_mesh.directory import Directory
-from lmos_mesh.errors import Conflict, InvalidMessage, NotFound, ThingNotFound
-from lmos_mesh.membership import Entered, Membership, ThingKey, how_to_start
+from lmos_mesh.errors import Conflict, NotFound
+from lmos_mesh.membership import Entered, Membership, ThingKey
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -41,6 +41,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.service import announce_service, run_forever
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
+from lmos_mesh_registry.addressing import TRIES, busy, key_asked_for, unknown
 from lmos_mesh_registry.admitting import (
     check,
     described,
@@ -57,14 +58,11 @@ from lmos_mesh_registry.foreign import ForeignAgents
 from lmos_mesh_registry.forgetting import Forgetting
 from lmos_mesh_registry.meaning import Meanings
 from lmos_mesh_registry.packing import PackedThings, page
-from lmos_mesh_registry.registering import entered_from, fitting, key_of_id, lifetime_of
+from lmos_mesh_registry.registering import entered_from, fitting, lifetime_of
 from lmos_mesh_registry.settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 8
-# A server hangs up on longer subjects; names and ids as long as they may be stay below.
-_KEY_BYTES = 2_000
 _OPERATIONS = ("register", "deregister", "get", "find", "search", "history", "status")
 
 
@@ -154,7 +152,7 @@ class Registry:
         thing = thing_of(description, tenant=call.tenant)
         refuse_others(thing, call.tenant, at="/tenant" if request.thing else "/id")
         key = ThingKey(call.tenant, thing.name, thing.subset)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             held = await self._entries.get(key)
             check(request, key, thing, held, self._membership)
             said = Registered(
@@ -185,7 +183,7 @@ class Registry:
             if held is None:
                 await self._yield_id(key, said.id, revision)
             return said.model_copy(update={"revision": revision})
-        raise _busy(key)
+        raise busy(key)
 
     async def _yield_id(self, key: ThingKey, id: str, revision: int) -> None:
         """Of two that were given the same id at the same time, the later one leaves."""
@@ -202,11 +200,13 @@ class Registry:
             ThingNotFound: There is none of that name or id.
             Conflict: It is not at the revision that is known, or belongs to another mesh.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id, own=True)
-        for _ in range(_TRIES):
+        key = key_asked_for(
+            self._membership, call.tenant, request.name, request.subset, request.id, own=True
+        )
+        for _ in range(TRIES):
             held = await self._entries.get(key)
             if held is None:
-                raise self._unknown(key, request.id)
+                raise unknown(self._membership, key, request.id)
             refuse_mirrored(key, held)
             if request.revision is not None and request.revision != held.revision:
                 raise Conflict(
@@ -225,7 +225,7 @@ class Registry:
             logger.info("deregistered %s (%s)", key.name, key.subset)
             self._audit(call, "deregistered", key, held.revision)
             return Deregistered(name=key.name, subset=key.subset, gone=True)
-        raise _busy(key)
+        raise busy(key)
 
     # -- asking --
 
@@ -236,7 +236,7 @@ class Registry:
             ThingNotFound: There is none of that name or id.
             NotFound: That revision of it is not kept.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id)
+        key = key_asked_for(self._membership, call.tenant, request.name, request.subset, request.id)
         as_of = self._directory.as_of
         entered = await self._entries.entered(key)
         if request.revision is not None and (
@@ -244,7 +244,7 @@ class Registry:
         ):
             entered = await self._earlier(key, request.revision)
         if entered is None:
-            raise self._unknown(key, request.id)
+            raise unknown(self._membership, key, request.id)
         return shown(entered, self._membership, whole=True, tenant=call.tenant, as_of=as_of)
 
     async def _earlier(self, key: ThingKey, revision: int) -> Entered:
@@ -336,10 +336,10 @@ class Registry:
         Raises:
             ThingNotFound: Nothing of that name or id is kept.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id)
+        key = key_asked_for(self._membership, call.tenant, request.name, request.subset, request.id)
         kept = await self._entries.history(key)
         if not kept:
-            raise self._unknown(key, request.id)
+            raise unknown(self._membership, key, request.id)
         versions = tuple(_version(key, one) for one in reversed(kept))
         return History(name=key.name, subset=key.subset, versions=versions)
 
@@ -350,46 +350,6 @@ class Registry:
             peers=await federation.states(self._bus, self._peers, tenant=self._peer_tenant),
             revision=self._membership.revision,
             as_of=self._directory.as_of,
-        )
-
-    def _key(self, tenant: str, name: str, subset: str, id: str, *, own: bool = False) -> ThingKey:
-        """What is asked for: the tenant's own, or, unless that is said, a shared one it means.
-
-        Raises:
-            InvalidMessage: It is named in no way or in two, or in one that no Thing is.
-        """
-        if bool(name) == bool(id):
-            raise InvalidMessage("give either `name` or `id`", field="/name")
-        if name:
-            key = ThingKey(tenant, name, subset)
-            if not own:
-                key = self._membership.meant(*key) or key
-        else:
-            entered = self._membership.by_id(tenant, id)
-            if entered is not None and own and entered.key.tenant != tenant:
-                entered = None
-            key = entered.key if entered is not None else key_of_id(tenant, id)
-        if len(subjects.key(*key)) > _KEY_BYTES:
-            field = "/name" if name else "/id"
-            raise InvalidMessage(f"{field}: is longer than any Thing's", field=field)
-        return key
-
-    def _unknown(self, key: ThingKey, id: str) -> ThingNotFound:
-        if id:
-            return ThingNotFound(
-                f"nothing with the id {id!r} is registered in {key.tenant!r}",
-                hint="see `lmos agents --all`",
-            )
-        near = self._membership.near(key.tenant, key.name)
-        hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
-        if self._membership.stopped(key):
-            hint = f"it is stopped; {how_to_start(key)}"
-        elif subsets := self._membership.subsets(key.tenant, key.name):
-            hint = f"it is there as {', '.join(subsets)}"
-        return ThingNotFound(
-            f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
-            hint=hint,
-            near=near,
         )
 
     def _audit(self, call: Call, what: str, key: ThingKey, revision: int) -> None:
@@ -426,10 +386,3 @@ def _version(key: ThingKey, one: Revision) -> ThingVersion:
     entered = entered_from(key, past)
     version = entered.thing.version if entered is not None else ""
     return ThingVersion(revision=one.number, at=one.at, version=version)
-
-
-def _busy(key: ThingKey) -> Conflict:
-    return Conflict(
-        f"{key.name!r} ({key.subset}) was changed by others {_TRIES} times meanwhile",
-        hint="try again; two processes may be registering different agents under one name",
-    )
