@@ -30,12 +30,13 @@ from lmos_mesh import subjects
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served, ThingKey
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey, key_of, value_of
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
-from lmos_mesh.things import Capability, Thing
+from lmos_mesh.things import Capability, Thing, ThingKey
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import DropRouting, PutRouting

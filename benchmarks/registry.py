@@ -31,7 +31,7 @@ from usage import pss_mb
 
 from lmos_mesh import Mesh, subjects
 from lmos_mesh.errors import MeshError
-from lmos_mesh.membership import LEASES, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
 from lmos_mesh.messages import (
     DECIDE,
     DEREGISTER,

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import Thing, thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_router.encoder import Encoder, load_encoder
 from lmos_mesh_router.evidence import EvidenceMatrix, Query, evidence_of
 from lmos_mesh_router.hashing import hash_text

@@ -32,9 +32,10 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.memory_transport import MemoryBroker, MemoryTransport
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.evidence import EvidenceMatrix, Mask, Query
 from lmos_mesh_router.indexing import Index

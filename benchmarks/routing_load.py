@@ -29,7 +29,8 @@ from lmos_mesh import Mesh, subjects
 from lmos_mesh.codec import encode
 from lmos_mesh.description import describe
 from lmos_mesh.errors import MeshError
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.messages import DECIDE, ROUTER_STATUS, Decide, RouterStatus
 
 TENANT = "demo"

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh_router.encoder import Encoder
 from lmos_mesh_router.evidence import Block, Evidence, EvidenceMatrix, Query
 

@@ -3,7 +3,7 @@
 from fleet import agent, agents
 from registry import on_paper
 
-from lmos_mesh.things import faults_of
+from lmos_mesh.thing_faults import faults_of
 
 
 def test_every_agent_of_a_fleet_can_be_registered() -> None:

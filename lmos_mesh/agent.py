@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from lmos_mesh.bus import CONCURRENCY
 from lmos_mesh.errors import SettingsError, Unavailable
 from lmos_mesh.interactions import Action, AgentProperty, words_of
+from lmos_mesh.json_faults import Fault
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.presence import AgentEvent, Presence, unknown_part
+from lmos_mesh.thing_faults import faults_of
 from lmos_mesh.things import (
     ANY_CHANNEL,
     DEFAULT_SUBSET,
@@ -23,8 +25,6 @@ from lmos_mesh.things import (
     DEFAULT_VERSION,
     SHARED,
     Capability,
-    Fault,
-    faults_of,
 )
 from lmos_mesh.threads import Threads
 from lmos_mesh.wrong_fields import told, wrong_fields

@@ -54,7 +54,7 @@ def error_headers(error: MeshError) -> dict[str, str]:
 def caller_headers(caller: str) -> dict[str, str]:
     """The header that says who asks, as they call themselves."""
     # What stands in a header is ASCII, and has no line breaks.
-    return {CALLER: quote(caller[:_CALLER_LENGTH], safe=" @()/:;,+=")}
+    return {CALLER: quote(caller[:_CALLER_LENGTH], safe=" @()/:;,+=", errors="replace")}
 
 
 class Call:
@@ -69,7 +69,7 @@ class Call:
         deadline: Unix seconds after which nobody waits for the answer; None for no limit.
         hops: Through how many processes it came.
         as_json: Whether the caller speaks JSON.
-        notes: What logs should say of it, e.g. `conversation`.
+        notes: What logs should say of it: `conversation`, and `tenant` where that is another one.
         streaming: Whether the caller takes frames; otherwise one reply, the whole answer.
     """
 

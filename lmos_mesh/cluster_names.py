@@ -7,8 +7,8 @@ be mirrored to it (docs/kubernetes.md).
 import re
 from collections.abc import Iterator
 
+from lmos_mesh.json_faults import Fault, pointer, quoted
 from lmos_mesh.resources import Resource
-from lmos_mesh.things import Fault, pointer, quoted
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")

@@ -34,7 +34,7 @@ class Context:
         tenant: str | None = None,
     ) -> None:
         self._call = call
-        self._tenant = tenant or call.tenant
+        self._tenant = call.notes["tenant"] = tenant or call.tenant
         self._circumstances = circumstances
         self._presence = presence
         self._mesh: Mesh | None = None

@@ -15,26 +15,19 @@ from lmos_mesh.description_reading import read
 from lmos_mesh.description_terms import MORE_FIELDS, TYPES, listed, urn_of
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import InvalidDescription
+from lmos_mesh.json_faults import NESTING, OUTER_NESTING, Fault, Faults, check_json, pointer
 from lmos_mesh.schemas.assertions import LMOS_CONTEXT
 from lmos_mesh.schemas.thing_description import TD_CONTEXT, td_faults
+from lmos_mesh.thing_faults import DOCUMENT_BYTES, label_of, nameable
 from lmos_mesh.things import (
     ANY_CHANNEL,
     DEFAULT_SUBSET,
     DEFAULT_TENANT,
     DEFAULT_VERSION,
-    DOCUMENT_BYTES,
-    NESTING,
-    OUTER_NESTING,
     Capability,
     Event,
-    Fault,
-    Faults,
     Property,
     Thing,
-    check_json,
-    label_of,
-    nameable,
-    pointer,
 )
 
 MESH_CONTEXT = "urn:lmos-mesh:vocabulary#"

@@ -6,25 +6,18 @@ from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from lmos_mesh.description_terms import MORE_FIELDS, TYPES, listed, urn_of
+from lmos_mesh.json_faults import Faults, kind_of, pointer, quoted
 from lmos_mesh.schemas.assertions import LMOS_CONTEXT
 from lmos_mesh.semver import BadVersion, Version
-from lmos_mesh.things import (
+from lmos_mesh.thing_faults import (
     AFFORDANCES,
     CAPABILITIES,
-    DEFAULT_SUBSET,
-    IN_PROPERTY,
     LINKS,
-    OUR_IDS,
-    Faults,
-    Thing,
     describable,
     faults_of,
-    kind_of,
     nameable,
-    named,
-    pointer,
-    quoted,
 )
+from lmos_mesh.things import DEFAULT_SUBSET, IN_PROPERTY, OUR_IDS, Thing, named
 
 _BUS = "nats:"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")

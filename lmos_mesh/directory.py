@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +11,12 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import MeshError
 from lmos_mesh.feed import Arrivals, Feed, Following
-from lmos_mesh.membership import (
-    LEASE_FEED,
-    LEASES,
-    REGISTRY,
-    REGISTRY_FEED,
-    Entered,
-    Lease,
-    Membership,
-    ThingKey,
-)
+from lmos_mesh.liveness import LEASE_FEED, LEASES, Lease
+from lmos_mesh.membership import REGISTRY, REGISTRY_FEED, Entered, Membership
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Change, Packet
+
+logger = logging.getLogger(__name__)
 
 GOODBYE = "goodbye"
 DISCONNECTED = "disconnected"
@@ -183,8 +179,13 @@ class Directory:
         async def ask() -> None:
             if await self._answers(tenant, lease.instance):
                 await asyncio.sleep(_RENEWED_S)
-            if self.membership.lease_revision(tenant, lease.instance) == revision:
+            if self.membership.lease_revision(tenant, lease.instance) != revision:
+                return
+            try:
                 end()
+            except Exception:
+                # As where packets are handled: who listens badly must not end the bus.
+                logger.exception("the end of the lease of %s", lease.instance)
 
         self._bus.spawn(ask(), name="lease")
 

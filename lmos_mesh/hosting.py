@@ -17,7 +17,7 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.errors import InvalidDescription, MeshError, SettingsError
 from lmos_mesh.hosted import HostedAgent
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import Served
+from lmos_mesh.liveness import Served
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -28,7 +28,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.service import run_forever, run_service
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import faults_of, label_of
+from lmos_mesh.thing_faults import faults_of, label_of
 
 logger = logging.getLogger(__name__)
 

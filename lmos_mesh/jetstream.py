@@ -1,40 +1,34 @@
-"""Key-value buckets and streams on JetStream's own request API.
+"""JetStream's own request API: streams made when needed, requests asked again, messages read.
 
 nats-py's layer is passed over for what it does with leases: it takes an expiry marker for a live
 value, cannot renew one, and watches through a consumer that is 18 s late after a server restart.
-Here a value is read by direct get, a snapshot by a pull consumer that lives for seconds, and
-changes come from the bucket's republished feed, which needs no consumer.
+Here a value is read by direct get, and a snapshot by a pull consumer that lives for seconds.
 """
 
 import asyncio
 import base64
 import json
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
-from lmos_mesh.errors import Conflict, DeadlineExceeded, MeshError, Unavailable
+from lmos_mesh.errors import DeadlineExceeded, MeshError, Unavailable
 from lmos_mesh.replication import Replication
 from lmos_mesh.settings import Keeping
-from lmos_mesh.transport import (
-    CHANGE_MARKER,
-    CHANGE_OPERATION,
-    Bucket,
-    Entry,
-    Headers,
-    Log,
-    Packet,
-    Revision,
-    Transport,
-    WorkItem,
-)
+from lmos_mesh.transport import Headers, Packet, Transport
 
 ResultT = TypeVar("ResultT")
 
-_API = "$JS.API"
+API = "$JS.API"
+NS = 1_000_000_000
+SEQUENCE = "Nats-Sequence"
+
+NOT_FOUND = 10059
+NO_MESSAGE = 10037
+_NAME_IN_USE = 10058
+_NO_LEADER = (10008, 10009)
+
 _TIMEOUT_S = 5.0
 # Servers of a cluster need 4 to 9 s to agree on another leader when one was killed; what was sent
 # to it is never answered.
@@ -42,17 +36,7 @@ _ELECTION_S = 12.0
 _ATTEMPT_S = 2.0
 _AGAIN_S = 0.1
 _KNOWN_S = 0.01
-_NS = 1_000_000_000
-# No longer than the shortest lease: the server raises a shorter time to live to this one.
-_MARKER_TTL_S = 1
 _BATCH = 1000
-_SEQUENCE = "Nats-Sequence"
-
-_NOT_FOUND = 10059
-_NO_MESSAGE = 10037
-_NAME_IN_USE = 10058
-_WRONG_SEQUENCE = (10071, 10164)
-_NO_LEADER = (10008, 10009)
 
 
 class JetStreamError(MeshError):
@@ -92,9 +76,14 @@ class JetStream:
         return self._clustered()
 
     @property
+    def answer_s(self) -> float:
+        """How long to wait for an answer to what is asked once."""
+        return _TIMEOUT_S
+
+    @property
     def attempt_s(self) -> float:
         """How long to wait for an answer to what may be asked again."""
-        return _ATTEMPT_S if self._clustered() else _TIMEOUT_S
+        return _ATTEMPT_S if self._clustered() else self.answer_s
 
     async def call(
         self, operation: str, body: dict[str, Any] | None = None, *, timeout_s: float = _TIMEOUT_S
@@ -106,8 +95,8 @@ class JetStream:
             Unavailable: JetStream does not answer.
         """
         payload = json.dumps(body).encode() if body is not None else b""
-        packet = await self.request(f"{_API}.{operation}", payload, timeout_s=timeout_s)
-        return _checked(packet)
+        packet = await self.request(f"{API}.{operation}", payload, timeout_s=timeout_s)
+        return checked(packet)
 
     async def request(
         self,
@@ -164,7 +153,7 @@ class JetStream:
         try:
             await self.call(f"STREAM.DELETE.{name}")
         except JetStreamError as exc:
-            if exc.details.get("err_code") != _NOT_FOUND:
+            if exc.details.get("err_code") != NOT_FOUND:
                 raise
 
     def forget(self) -> None:
@@ -216,7 +205,7 @@ class JetStream:
         """The next messages of a pull consumer; fewer than `batch` when there are no more."""
         body: dict[str, Any] = {"batch": batch}
         if wait_s > 0:
-            body["expires"] = int(wait_s * _NS)
+            body["expires"] = int(wait_s * NS)
         else:
             body["no_wait"] = True
         found: list[Packet] = []
@@ -240,7 +229,7 @@ class JetStream:
         subscription = await self._transport.subscribe(f"{inbox.subject}.fetch", on_packet)
         try:
             self._transport.publish(
-                f"{_API}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+                f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
                 json.dumps(body).encode(),
                 reply=f"{inbox.subject}.fetch",
             )
@@ -271,7 +260,7 @@ class JetStream:
             if not batch or not pending:
                 break
             # The server sends no more at a time than a connection may have pending.
-            after = int(batch[-1].headers[_SEQUENCE])
+            after = int(batch[-1].headers[SEQUENCE])
         return found
 
     async def _direct_batch(self, stream: str, body: bytes) -> tuple[list[Packet], int]:
@@ -280,7 +269,7 @@ class JetStream:
         end: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
 
         def on_packet(packet: Packet) -> None:
-            if _SEQUENCE in packet.headers:
+            if SEQUENCE in packet.headers:
                 found.append(packet)
             elif not end.done():
                 end.set_result(packet)
@@ -288,7 +277,7 @@ class JetStream:
         inbox = self._transport.open_inbox(on_packet)
         try:
             await self._transport.wait_connected(timeout_s=_TIMEOUT_S)
-            self._transport.publish(f"{_API}.DIRECT.GET.{stream}", body, reply=inbox.subject)
+            self._transport.publish(f"{API}.DIRECT.GET.{stream}", body, reply=inbox.subject)
             async with asyncio.timeout(_TIMEOUT_S):
                 ended = await end
         except TimeoutError:
@@ -328,7 +317,7 @@ class JetStream:
                     "filter_subject": pattern,
                     "mem_storage": True,
                     "num_replicas": 1,
-                    "inactive_threshold": 10 * _NS,
+                    "inactive_threshold": 10 * NS,
                 },
             },
         )
@@ -342,8 +331,8 @@ class JetStream:
                 found.extend(batch)
         finally:
             # It would be gone by itself in a while, but a stream has room for a thousand only.
-            self._send_off(f"{_API}.CONSUMER.DELETE.{stream}.{name}")
-        newest = max(map(_sequence_of, found), default=0)
+            self._send_off(f"{API}.CONSUMER.DELETE.{stream}.{name}")
+        newest = max(map(sequence_of, found), default=0)
         if newest >= last:
             return found
         by_subject = {packet.subject: packet for packet in found}
@@ -372,14 +361,14 @@ class JetStream:
             try:
                 told = (await self.call(f"STREAM.MSG.GET.{stream}", body))["message"]
             except JetStreamError as exc:
-                if exc.details.get("err_code") != _NO_MESSAGE:
+                if exc.details.get("err_code") != NO_MESSAGE:
                     raise
                 return
             after = int(told["seq"])
             raw = base64.b64decode(told.get("hdrs", "")).decode("utf-8", "replace")
             lines = (line.partition(":") for line in raw.split("\r\n"))
             headers = {key.strip(): value.strip() for key, colon, value in lines if colon}
-            headers |= {_SEQUENCE: str(after), "Nats-Time-Stamp": told["time"]}
+            headers |= {SEQUENCE: str(after), "Nats-Time-Stamp": told["time"]}
             yield Packet(told["subject"], base64.b64decode(told.get("data", "")), headers)
 
     def _send_off(self, subject: str) -> None:
@@ -390,242 +379,13 @@ class JetStream:
             self._transport.publish(subject, b"", reply=inbox.subject)
 
 
-class JetStreamKeyValue:
-    """See `transport.KeyValue`."""
+def checked(packet: Packet) -> dict[str, Any]:
+    """What JetStream answered.
 
-    def __init__(self, jetstream: JetStream, bucket: Bucket) -> None:
-        self._jetstream = jetstream
-        self._bucket = bucket
-        self._stream = f"KV_{bucket.name}"
-        self._prefix = f"$KV.{bucket.name}."
-        self._config = _bucket_config(bucket)
-
-    async def get(self, key: str) -> Entry | None:
-        """See `KeyValue.get`."""
-        subject = f"{_API}.DIRECT.GET.{self._stream}.{self._prefix}{key}"
-        packet = await self._run(
-            lambda: self._jetstream.request(subject, b"", timeout_s=self._jetstream.attempt_s),
-            repeatable=True,
-        )
-        if "Status" in packet.headers:
-            return None
-        return _entry(key, packet)
-
-    async def put(
-        self, key: str, value: bytes, *, expected: int | None = None, ttl_s: int | None = None
-    ) -> int:
-        """See `KeyValue.put`."""
-        headers: dict[str, str] = {}
-        if ttl_s is not None:
-            headers["Nats-TTL"] = f"{ttl_s}s"
-            if self._bucket.history > 1:
-                # The server uncovers the version before when one expires, and tells nobody.
-                headers["Nats-Rollup"] = "sub"
-        return await self._write(key, value, headers, expected)
-
-    async def delete(self, key: str, *, expected: int | None = None) -> int:
-        """See `KeyValue.delete`."""
-        if expected is None and await self.get(key) is None:
-            return 0
-        headers = {CHANGE_OPERATION: "PURGE", "Nats-Rollup": "sub"}
-        if self._bucket.expiring:
-            headers["Nats-TTL"] = f"{_MARKER_TTL_S}s"
-        return await self._write(key, b"", headers, expected)
-
-    async def _write(
-        self, key: str, value: bytes, headers: dict[str, str], expected: int | None
-    ) -> int:
-        if expected is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
-        subject = f"{self._prefix}{key}"
-        # A cluster remembers what it has taken, for whoever has not heard its answer and asks
-        # again; a lease is renewed soon enough, and too often to be remembered.
-        repeatable = self._jetstream.clustered and "Nats-TTL" not in headers
-        if repeatable:
-            headers = {**headers, "Nats-Msg-Id": secrets.token_hex(12)}
-        timeout_s = self._jetstream.attempt_s if repeatable else _TIMEOUT_S
-        packet = await self._run(
-            lambda: self._jetstream.request(subject, value, headers, timeout_s=timeout_s),
-            repeatable=repeatable,
-        )
-        try:
-            return int(_checked(packet)["seq"])
-        except JetStreamError as exc:
-            if exc.details.get("err_code") not in _WRONG_SEQUENCE:
-                raise
-            if expected == 0 and (revision := await self._marker(key)) is not None:
-                # Nothing lives there, but the grave of what did: take over from its revision.
-                return await self._write(key, value, headers, revision)
-            raise Conflict(f"{key!r} is not at revision {expected}") from None
-
-    async def _marker(self, key: str) -> int | None:
-        """The revision of a delete or expiry marker, 0 if that is gone too; None for a value."""
-        body = json.dumps({"last_by_subj": f"{self._prefix}{key}"}).encode()
-        packet = await self._jetstream.request(f"{_API}.STREAM.MSG.GET.{self._stream}", body)
-        try:
-            found = _checked(packet)
-        except JetStreamError as exc:
-            if exc.details.get("err_code") != _NO_MESSAGE:
-                raise
-            return 0
-        raw = base64.b64decode(found["message"].get("hdrs", ""))
-        gone = CHANGE_OPERATION.encode() in raw or CHANGE_MARKER.encode() in raw
-        return int(found["message"]["seq"]) if gone else None
-
-    async def entries(self, pattern: str = ">") -> Sequence[Entry]:
-        """See `KeyValue.entries`."""
-        await self._jetstream.ensure(self._stream, self._config)
-        subject = f"{self._prefix}{pattern}"
-        try:
-            packets = await self._jetstream.snapshot(self._stream, subject)
-        except JetStreamError as exc:
-            if exc.details.get("err_code") != _NOT_FOUND:
-                raise
-            self._jetstream.forget()
-            await self._jetstream.ensure(self._stream, self._config)
-            return []
-        found = (_entry(packet.subject[len(self._prefix) :], packet) for packet in packets)
-        return [entry for entry in found if entry is not None]
-
-    async def history(self, key: str) -> Sequence[Revision]:
-        """See `KeyValue.history`."""
-        subject = f"{self._prefix}{key}"
-        packets = await self._jetstream.retrying(
-            self._stream,
-            self._config,
-            lambda: self._jetstream.read(self._stream, subject, limit=self._bucket.history),
-            repeatable=True,
-        )
-        return [_revision(packet) for packet in packets]
-
-    async def _run(self, operation: Callable[[], Awaitable[Packet]], *, repeatable: bool) -> Packet:
-        return await self._jetstream.retrying(
-            self._stream, self._config, operation, repeatable=repeatable
-        )
-
-
-class JetStreamStream:
-    """See `transport.Stream`."""
-
-    def __init__(self, jetstream: JetStream, log: Log, transport: Transport) -> None:
-        self._jetstream = jetstream
-        self._transport = transport
-        self._log = log
-        self._config = _log_config(log)
-        self._workers: set[str] = set()
-
-    async def append(
-        self,
-        subject: str,
-        payload: bytes,
-        *,
-        message_id: str = "",
-        headers: Headers | None = None,
-    ) -> int:
-        """See `Stream.append`."""
-        sent = dict(headers or {})
-        if message_id or self._jetstream.clustered:
-            sent["Nats-Msg-Id"] = message_id or secrets.token_hex(12)
-        repeatable = "Nats-Msg-Id" in sent
-        timeout_s = self._jetstream.attempt_s
-        packet = await self._jetstream.retrying(
-            self._log.name,
-            self._config,
-            lambda: self._jetstream.request(subject, payload, sent or None, timeout_s=timeout_s),
-            repeatable=repeatable,
-        )
-        return int(_checked(packet)["seq"])
-
-    async def read(self, pattern: str, *, limit: int = 1000, after: int = 0) -> Sequence[Packet]:
-        """See `Stream.read`."""
-        return await self._jetstream.retrying(
-            self._log.name,
-            self._config,
-            lambda: self._jetstream.read(self._log.name, pattern, limit=limit, after=after),
-            repeatable=True,
-        )
-
-    async def last(self) -> int:
-        """See `Stream.last`."""
-        await self._jetstream.ensure(self._log.name, self._config)
-        info = await self._jetstream.call(f"STREAM.INFO.{self._log.name}")
-        return int(info["state"]["last_seq"])
-
-    async def erase(self, pattern: str) -> None:
-        """See `Stream.erase`."""
-        await self._jetstream.ensure(self._log.name, self._config)
-        await self._jetstream.call(f"STREAM.PURGE.{self._log.name}", {"filter": pattern})
-
-    async def drop(self) -> None:
-        """See `Stream.drop`."""
-        await self._jetstream.delete(self._log.name)
-
-    async def take(self, worker: str, *, limit: int = 1, wait_s: float = 5.0) -> Sequence[WorkItem]:
-        """See `Stream.take`."""
-        await self._jetstream.ensure(self._log.name, self._config)
-        if worker not in self._workers:
-            await self._begin(worker)
-        name = self._log.name
-        try:
-            packets = await self._jetstream.fetch(name, worker, batch=limit)
-            if not packets and wait_s > 0:
-                # One only: with more the server would wait until it had them all.
-                packets = await self._jetstream.fetch(name, worker, batch=1, wait_s=wait_s)
-        except JetStreamError:
-            self._workers.discard(worker)
-            raise
-        return [_JetStreamItem(packet, self._transport) for packet in packets]
-
-    async def _begin(self, worker: str) -> None:
-        await self._jetstream.call(
-            f"CONSUMER.CREATE.{self._log.name}.{worker}",
-            {
-                "stream_name": self._log.name,
-                "config": {
-                    "name": worker,
-                    "durable_name": worker,
-                    "ack_policy": "explicit",
-                    "ack_wait": int(self._log.ack_wait_s * _NS),
-                    "max_deliver": self._log.max_deliver,
-                    "max_ack_pending": 10_000,
-                },
-            },
-        )
-        self._workers.add(worker)
-
-
-@dataclass(slots=True)
-class _JetStreamItem:
-    """See `transport.WorkItem`."""
-
-    packet: Packet
-    transport: Transport
-
-    @property
-    def delivery(self) -> int:
-        # $JS.ACK.<stream>.<consumer>.<delivered>.…, with domain and account hash before on some.
-        tokens = self.packet.reply.split(".")
-        return int(tokens[6] if len(tokens) > 9 else tokens[4])
-
-    async def done(self) -> None:
-        await self.transport.request(self.packet.reply, b"+ACK", timeout_s=_TIMEOUT_S)
-
-    async def again(self, *, delay_s: float = 0.0) -> None:
-        body = json.dumps({"delay": int(delay_s * _NS)}) if delay_s else ""
-        await self._say(f"-NAK {body}".strip().encode())
-
-    async def working(self) -> None:
-        await self._say(b"+WPI")
-
-    async def never(self, reason: str) -> None:
-        await self._say(f"+TERM {reason}".encode())
-
-    async def _say(self, word: bytes) -> None:
-        self.transport.publish(self.packet.reply, word)
-        await self.transport.flush()
-
-
-def _checked(packet: Packet) -> dict[str, Any]:
+    Raises:
+        JetStreamError: It refused; `details["err_code"]` says why.
+        Unavailable: No server leads just now.
+    """
     answer: dict[str, Any] = json.loads(packet.payload)
     if error := answer.get("error"):
         if error.get("err_code") in _NO_LEADER:
@@ -636,23 +396,7 @@ def _checked(packet: Packet) -> dict[str, Any]:
     return answer
 
 
-def _entry(key: str, packet: Packet) -> Entry | None:
-    headers = packet.headers
-    if CHANGE_MARKER in headers or CHANGE_OPERATION in headers:
-        return None
-    if revision := headers.get(_SEQUENCE):
-        created = datetime.fromisoformat(_micros(headers["Nats-Time-Stamp"])).timestamp()
-        return Entry(key=key, value=packet.payload, revision=int(revision), created=created)
-    at, tokens = _ack_of(packet)
-    return Entry(
-        key=key,
-        value=packet.payload,
-        revision=_sequence_of(packet),
-        created=int(tokens[at + 5]) / _NS,
-    )
-
-
-def _ack_of(packet: Packet) -> tuple[int, list[str]]:
+def ack_of(packet: Packet) -> tuple[int, list[str]]:
     """Where the names begin in `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<…>.<time>.…`.
 
     Domain and account hash come before on some servers.
@@ -661,61 +405,7 @@ def _ack_of(packet: Packet) -> tuple[int, list[str]]:
     return (4 if len(tokens) > 9 else 2), tokens
 
 
-def _sequence_of(packet: Packet) -> int:
+def sequence_of(packet: Packet) -> int:
     """The sequence of a message that a consumer gave."""
-    at, tokens = _ack_of(packet)
+    at, tokens = ack_of(packet)
     return int(tokens[at + 3])
-
-
-def _revision(packet: Packet) -> Revision:
-    headers = packet.headers
-    gone = CHANGE_MARKER in headers or CHANGE_OPERATION in headers
-    return Revision(
-        number=int(headers[_SEQUENCE]),
-        at=datetime.fromisoformat(_micros(headers["Nats-Time-Stamp"])).timestamp(),
-        value=None if gone else packet.payload,
-    )
-
-
-def _micros(timestamp: str) -> str:
-    """An RFC 3339 time with nanoseconds, as `datetime` reads it."""
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    return f"{whole}.{fraction[:6]:0<6}+00:00"
-
-
-def _bucket_config(bucket: Bucket) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "name": f"KV_{bucket.name}",
-        "subjects": [f"$KV.{bucket.name}.>"],
-        "max_msgs_per_subject": bucket.history,
-        "storage": "memory" if bucket.in_memory else "file",
-        "discard": "new",
-        "allow_rollup_hdrs": True,
-        "deny_delete": True,
-        "allow_direct": True,
-        "max_age": 0,
-        "duplicate_window": 120 * _NS,
-    }
-    if bucket.expiring:
-        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": _MARKER_TTL_S * _NS}
-    if bucket.feed:
-        stars = ".".join("*" * bucket.tokens)
-        config["republish"] = {"src": f"$KV.{bucket.name}.{stars}", "dest": bucket.feed}
-    return config
-
-
-def _log_config(log: Log) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "name": log.name,
-        "subjects": list(log.subjects),
-        "retention": "workqueue" if log.work else "limits",
-        "storage": "memory" if log.in_memory else "file",
-        "max_age": int(log.max_age_s * _NS),
-        "duplicate_window": int(min(120, log.max_age_s or 120) * _NS),
-        "allow_direct": True,
-    }
-    if log.max_items:
-        config["max_msgs"] = log.max_items
-    if log.feed:
-        config["republish"] = {"src": log.subjects[0], "dest": log.feed}
-    return config

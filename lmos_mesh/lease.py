@@ -12,7 +12,7 @@ from typing import Any
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import MeshError
-from lmos_mesh.membership import LEASES, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ def configure(*, level: str, style: str, service: str, instance: str) -> None:
             event["trace_id"] = trace
         call = calls.current.get()
         if call is not None:
-            event["tenant"] = call.tenant
+            event["tenant"] = call.notes.get("tenant", call.tenant)
             if conversation := call.notes.get("conversation"):
                 event["conversation"] = conversation
         return event

@@ -27,7 +27,9 @@ from nats.protocol.parser import Parser
 
 from lmos_mesh.errors import SettingsError, Unavailable
 from lmos_mesh.inboxes import Inboxes, OpenInbox
-from lmos_mesh.jetstream import JetStream, JetStreamKeyValue, JetStreamStream
+from lmos_mesh.jetstream import JetStream
+from lmos_mesh.jetstream_key_value import JetStreamKeyValue
+from lmos_mesh.jetstream_stream import JetStreamStream
 from lmos_mesh.memory_transport import too_large
 from lmos_mesh.settings import Keeping
 from lmos_mesh.transport import (

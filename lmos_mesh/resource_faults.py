@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from lmos_mesh.json_faults import Fault, kind_of, pointer, quoted
 from lmos_mesh.resource_schemas import parts_of
 from lmos_mesh.resources import (
     API_VERSION,
@@ -20,7 +21,6 @@ from lmos_mesh.resources import (
     Resource,
 )
 from lmos_mesh.semver import BadVersion, Range, Version
-from lmos_mesh.things import Fault, kind_of, pointer, quoted
 from lmos_mesh.wrong_fields import wrong_fields
 
 _UNKNOWN = "Extra inputs are not permitted"

@@ -19,7 +19,6 @@ from lmos_mesh.directory import Directory
 from lmos_mesh.endings import how_it_ended
 from lmos_mesh.errors import MeshError
 from lmos_mesh.kept_process import KeptProcess, begin_log
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh_events import (
     AgentChanged,
     Died,
@@ -39,6 +38,7 @@ from lmos_mesh.programs import Program, stopping_stages
 from lmos_mesh.restarts import Crashes
 from lmos_mesh.service import BAD_SETTINGS, VERSION
 from lmos_mesh.settings import Settings
+from lmos_mesh.things import ThingKey
 
 NATS = "nats"
 

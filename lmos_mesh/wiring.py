@@ -6,10 +6,9 @@ from typing import Any
 
 from lmos_mesh import subjects
 from lmos_mesh.errors import AgentNotFound
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceIndex
 from lmos_mesh.resources import CapabilityGroup, ChannelRouter, ChannelRouting
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 
 HOST = "nats:"
 """What the host of an agent of the mesh begins with; its subject follows, without the action."""

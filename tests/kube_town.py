@@ -15,10 +15,11 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import NotFound
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.messages import APPLY_RESOURCE, DELETE_RESOURCE, ApplyResource, DeleteResource
 from lmos_mesh.resources import Channel
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, connected
 from lmos_mesh_operator.kubernetes.objects import items, member
@@ -107,9 +108,9 @@ class Town:
             assert time.perf_counter() < until, "not in time"
             await asyncio.sleep(_POLL_S)
 
-    async def join(self, name: str, *, instances: int = 1) -> None:
-        """Have an agent on the mesh."""
-        tenant = self.bus.tenant
+    async def join(self, name: str, *, instances: int = 1, tenant: str | None = None) -> None:
+        """Have an agent on the mesh, in the tenant of the bus unless another one is named."""
+        tenant = tenant or self.bus.tenant
         offered = {"id": "view-bill", "version": "2.0.0"}
         thing = thing_from({"name": name, "tenant": tenant, "capabilities": [offered]})
         registry = self.bus.transport.key_value(REGISTRY)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh_router.evidence import Evidence, EvidenceMatrix, Floats, Query
 
 DIMENSIONS = 24

@@ -10,8 +10,9 @@ from typing import Any
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
-from lmos_mesh.things import thing_from
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_router import Router, RouterSettings
 from tests.conftest import MemoryMesh
 

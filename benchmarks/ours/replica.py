@@ -14,7 +14,7 @@ import uvloop
 
 from lmos_mesh import Mesh
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 
 
 def on_change(changed: list[ThingKey]) -> None:

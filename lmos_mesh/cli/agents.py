@@ -13,16 +13,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lmos_mesh import subjects
+from lmos_mesh import subjects, watching
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, connected, run
 from lmos_mesh.cli.screen import out, plural, print_json, print_table, repainting
 from lmos_mesh.description import thing_of
 from lmos_mesh.errors import MeshError, NotFound
-from lmos_mesh.membership import LEASES, Lease, ThingKey, how_to_start
+from lmos_mesh.liveness import LEASES, Lease
+from lmos_mesh.membership import how_to_start
 from lmos_mesh.mesh_state import find_mesh
 from lmos_mesh.messages import (
-    FIND_THINGS,
     GET_HISTORY,
     GET_THING,
     FindThings,
@@ -31,11 +31,12 @@ from lmos_mesh.messages import (
     GetThing,
     History,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_TENANT, SHARED, ThingKey
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+\Z")
 _USUAL_URL = "http://127.0.0.1:8420"
 _REFRESH_S = 1.0
+_MOST = 10_000
 _GATHER_S = 0.05
 _WHOLE_NAME = 28
 
@@ -108,9 +109,8 @@ def history(name: str, *, subset: str = DEFAULT_SUBSET, as_json: bool, mesh: str
 
 async def find(bus: Bus, tenant: str | None = None) -> list[FoundThing]:
     """Everybody that the registry knows, with and without instances."""
-    wanted = FindThings(live=None)
     async with answering("registry"):
-        found = await bus.call(FIND_THINGS, wanted, tenant=tenant, nobody_s=RESTART_S)
+        found = await watching.find(bus, FindThings(live=None, limit=_MOST), tenant=tenant)
         return list(found.things)
 
 

@@ -28,6 +28,7 @@ from lmos_mesh.cli.outcomes import (
 from lmos_mesh.cli.registering import register
 from lmos_mesh.cli.screen import err, fail, plural, print_json
 from lmos_mesh.errors import MeshError, SettingsError
+from lmos_mesh.json_faults import Fault, pointer, quoted
 from lmos_mesh.messages import APPLY_RESOURCE, ApplyResource
 from lmos_mesh.resources import (
     TENANT_LABEL,
@@ -37,7 +38,6 @@ from lmos_mesh.resources import (
     ChannelRouting,
     Resource,
 )
-from lmos_mesh.things import Fault, pointer, quoted
 
 _CHECKED_AT_ONCE = 16
 _MANY = 200

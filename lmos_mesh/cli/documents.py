@@ -17,7 +17,7 @@ from typing import Any, cast
 from lmos_mesh.cli.lines import Lines, lines_in_json
 from lmos_mesh.cli.yaml_reading import MOST_DEEP, MOST_DOCUMENTS, Marked, yaml_documents
 from lmos_mesh.errors import InvalidMessage, NotFound
-from lmos_mesh.things import kind_of
+from lmos_mesh.json_faults import kind_of
 
 STDIN = "-"
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 
 from lmos_mesh.cli.documents import STDIN, read_bytes
 from lmos_mesh.errors import InvalidMessage
-from lmos_mesh.things import kind_of
+from lmos_mesh.json_faults import kind_of
 
 TEXT = ("text", "message", "instruction", "query")
 AGENT = ("agent", "label")

@@ -10,9 +10,10 @@ from lmos_mesh.cli.lines import Lines
 from lmos_mesh.cluster_names import cluster_faults
 from lmos_mesh.description import description_faults, with_id, with_security
 from lmos_mesh.errors import MeshError, NotFound
+from lmos_mesh.json_faults import Fault, pointer, quoted
 from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resources import Channel, ChannelRollout, Resource
-from lmos_mesh.things import DEFAULT_TENANT, Fault, pointer, quoted
+from lmos_mesh.things import DEFAULT_TENANT
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _LISTS = ("List", "AgentList", "ChannelList", "ChannelRoutingList", "ChannelRolloutList")

@@ -19,7 +19,7 @@ from lmos_mesh.cli.agent_file import MOST, AgentFile
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import MeshError, NotFound, Unavailable
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import Served
+from lmos_mesh.liveness import Served
 from lmos_mesh.messages import GET_RUNS, STEER_RUN, GetRuns, Runs, RunSteered, SteerRun
 from lmos_mesh.nats_transport import NatsTransport
 from lmos_mesh.settings import Settings

@@ -26,7 +26,7 @@ from lmos_mesh.errors import InvalidDescription, MeshError, SettingsError
 from lmos_mesh.hosting import AgentHost, AgentSettings
 from lmos_mesh.service import run_service
 from lmos_mesh.settings import load_settings
-from lmos_mesh.things import faults_of, label_of
+from lmos_mesh.thing_faults import faults_of, label_of
 
 MODULE = "lmos_agents"
 

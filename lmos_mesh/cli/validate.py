@@ -20,9 +20,10 @@ from lmos_mesh.cli.manifests import (
 from lmos_mesh.cli.screen import out, plural, print_json
 from lmos_mesh.description import description_faults, thing_of, with_id, with_security
 from lmos_mesh.errors import MeshError
+from lmos_mesh.json_faults import Fault
 from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resources import Resource
-from lmos_mesh.things import DEFAULT_TENANT, Fault, Thing
+from lmos_mesh.things import DEFAULT_TENANT, Thing
 
 # Stands for the id that the registry gives to what has none.
 _ANY_ID = "urn:uuid:00000000-0000-4000-8000-000000000000"

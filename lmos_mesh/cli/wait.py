@@ -12,8 +12,8 @@ from lmos_mesh.cli.resource_calls import Target, changes, got, named_targets, se
 from lmos_mesh.cli.resource_tables import status_of
 from lmos_mesh.cli.screen import fail, out, print_json
 from lmos_mesh.errors import InvalidMessage, NotFound
+from lmos_mesh.json_faults import quoted
 from lmos_mesh.resources import Phase
-from lmos_mesh.things import quoted
 
 Raw = Mapping[str, Any]
 Outcome = Literal["met", "failed", "timeout"]

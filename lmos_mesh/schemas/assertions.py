@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from lmos_mesh.things import Faults, kind_of, pointer, quoted
+from lmos_mesh.json_faults import Faults, kind_of, pointer, quoted
 
 TD_CONTEXTS = ("https://www.w3.org/2022/wot/td/v1.1", "https://www.w3.org/2019/wot/td/v1")
 DISCOVERY_CONTEXT = "https://www.w3.org/2022/wot/discovery"

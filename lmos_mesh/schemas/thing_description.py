@@ -11,13 +11,21 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
+from lmos_mesh.json_faults import (
+    NESTING,
+    OUTER_NESTING,
+    Faults,
+    check_json,
+    kind_of,
+    pointer,
+    quoted,
+)
 from lmos_mesh.schemas.assertions import (
     SAID_OF_DATE_TIME,
     TD_CONTEXTS,
     check_assertions,
     check_registration,
 )
-from lmos_mesh.things import NESTING, OUTER_NESTING, Faults, check_json, kind_of, pointer, quoted
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft7Validator, ValidationError

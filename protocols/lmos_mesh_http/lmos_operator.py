@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from lmos_mesh import subjects
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import DEFAULT_CHANNEL, FoundThing
 from lmos_mesh.resource_index import ResourceIndex, shown
 from lmos_mesh.resources import (
@@ -22,7 +21,7 @@ from lmos_mesh.resources import (
     ChannelRouting,
     Resource,
 )
-from lmos_mesh.things import ANY_CHANNEL, DEFAULT_SUBSET, Capability
+from lmos_mesh.things import ANY_CHANNEL, DEFAULT_SUBSET, Capability, ThingKey
 from lmos_mesh.wiring import HOST, Wiring, host_of
 from lmos_mesh_http.lmos_rest import Address, AddressedAgent, ListedAgent, ListedCapability
 

@@ -431,6 +431,11 @@ class ThingRoutes:
         conditions = Conditions.of(request.headers)
         for tried in range(1, _TRIES + 1):
             found = await self._get(request, tenant, id)
+            if found.tenant not in ("", self._of(tenant)):
+                raise Conflict(
+                    f"{id!r} is of tenant {found.tenant!r}, and is changed only there",
+                    hint="PUT one of your own, which hides it",
+                )
             if not conditions.hold(found.revision):
                 raise _failed()
             whole = patched(found, change)

@@ -12,7 +12,7 @@ from typing import Any
 from zeroconf import NonUniqueNameException
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh_mdns.records import DIRECTORY, SERVICE, Announcement
 
 logger = logging.getLogger(__name__)

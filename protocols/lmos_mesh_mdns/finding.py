@@ -14,7 +14,6 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import thing_of
 from lmos_mesh.errors import AgentNotFound, Conflict, InvalidDescription, InvalidMessage, MeshError
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import (
     DEREGISTER,
     GET_THING,
@@ -25,6 +24,7 @@ from lmos_mesh.messages import (
     Register,
     Registered,
 )
+from lmos_mesh.things import ThingKey
 from lmos_mesh_mdns.fetching import Fetcher, NotRead
 from lmos_mesh_mdns.forms import forms_of
 from lmos_mesh_mdns.found import UnusableAnswer, found_by_us, prepared, second_hand

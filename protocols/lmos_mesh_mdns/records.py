@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import DEFAULT_SUBSET
+from lmos_mesh.things import DEFAULT_SUBSET, ThingKey
 from lmos_mesh_mdns.networks import Interface, Network, Place, near
 
 SERVICE = "_wot._tcp.local."

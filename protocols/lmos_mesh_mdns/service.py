@@ -18,10 +18,10 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.service import VERSION
 from lmos_mesh.settings import Settings
-from lmos_mesh.things import THING_BYTES, Thing
+from lmos_mesh.thing_faults import THING_BYTES
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_mdns.announcing import Announcer
 from lmos_mesh_mdns.fetching import Fetcher, Limits
 from lmos_mesh_mdns.finding import Finder

@@ -12,7 +12,9 @@ from lmos_mesh.calls import Call
 from lmos_mesh.errors import DeadlineExceeded, NotFound, Unavailable
 from lmos_mesh.invocation import split
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import Membership, Served, ThingKey
+from lmos_mesh.liveness import Served
+from lmos_mesh.membership import Membership
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Subscription
 from lmos_mesh_mdns.fetching import Fetcher, NotRead
 from lmos_mesh_mdns.forms import Form, answer_from

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _PAGE = 1000
 _TEXT = 1000
+# Of a year that a date can have.
+_LATEST = 1e11
 _APPLIED = "resource_"
 _OF_ALL = ("resource_created", "resource_configured", "resource_deleted")
 _OF_CHANNELS = (
@@ -97,12 +99,12 @@ def steps_of(
 
 def _step(kind: str, record: Mapping[str, Any], kept: Collection[int]) -> ResourceStep:
     of_routing = kind == "routing_activated" or record.get("kind") == ChannelRouting.__name__
-    revision = int(record.get("revision") or 0) if of_routing else 0
+    revision = int(record.get("revision", 0)) if of_routing else 0
     state = ""
     if "phase" in record:
         state = f"{record['phase']}, {record.get('canary_weight', 0)} %"
     return ResourceStep(
-        at=float(record.get("at") or 0.0),
+        at=float(record.get("at", 0.0)),
         what=_what(kind, record),
         state=state,
         revision=revision,
@@ -134,14 +136,25 @@ async def _read(
         for packet in page:
             if named not in packet.payload:
                 continue
-            try:
-                record: Any = json.loads(packet.payload)
-            except ValueError:
-                continue  # anybody who may write there can write anything
-            told = cast("Mapping[str, Any]", record if isinstance(record, Mapping) else {})
-            if concerns(told, key):
+            told = _record(packet.payload)
+            if told is not None and concerns(told, key):
                 latest.append((kind, told))
                 count += 1
         if len(page) < _PAGE:
             return tuple(latest), count
         after = int(page[-1].headers[CHANGE_SEQUENCE])
+
+
+def _record(payload: bytes) -> Mapping[str, Any] | None:
+    """A record of the audit; None for what is none: whoever may write there can write anything."""
+    try:
+        told: Any = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, Mapping):
+        return None
+    record = cast("Mapping[str, Any]", told)
+    at, revision = record.get("at", 0.0), record.get("revision", 0)
+    if not isinstance(at, int | float) or not 0 <= at < _LATEST or not isinstance(revision, int):
+        return None
+    return record

@@ -4,10 +4,9 @@ from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resources import Agent, ProvidedCapability
-from lmos_mesh.things import ANY_CHANNEL, SHARED, Capability, Thing
+from lmos_mesh.things import ANY_CHANNEL, SHARED, Capability, Thing, ThingKey
 from lmos_mesh.wiring import host_of
 from lmos_mesh_operator.resolving import Candidate, Offer, term
 

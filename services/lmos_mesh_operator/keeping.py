@@ -14,6 +14,7 @@ from lmos_mesh.bus import Bus, Route, route
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, InvalidMessage
 from lmos_mesh.events import rfc3339
+from lmos_mesh.json_faults import Fault
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
     DELETE_RESOURCE,
@@ -37,7 +38,6 @@ from lmos_mesh.messages import (
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, Resource
-from lmos_mesh.things import Fault
 from lmos_mesh_operator import resource_rules as rules
 from lmos_mesh_operator.addressing import (
     TRIES,

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey
 from lmos_mesh.resources import Agent, Channel, ChannelRouting, ChannelSpec
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_operator.fleet import Fleet, Touched, owner_of
 from lmos_mesh_operator.reconcile import (
     Action,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from lmos_mesh.errors import Conflict, InvalidMessage
+from lmos_mesh.json_faults import Fault
 from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey, key_of
 from lmos_mesh.resources import (
@@ -16,7 +17,7 @@ from lmos_mesh.resources import (
     ChannelRouting,
     Resource,
 )
-from lmos_mesh.things import SHARED, Fault
+from lmos_mesh.things import SHARED
 from lmos_mesh.weights import name_of
 from lmos_mesh.wrong_fields import told
 from lmos_mesh_operator.plans import plan_of

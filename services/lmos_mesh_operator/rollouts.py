@@ -27,11 +27,11 @@ from lmos_mesh.events import (
     told_at,
     unix_time,
 )
+from lmos_mesh.json_faults import Fault
 from lmos_mesh.messages import FoundResource, SteerRollout
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, Resource, RolloutStatus
-from lmos_mesh.things import Fault
 from lmos_mesh.weights import RUNNING, name_of
 from lmos_mesh_operator.looking import Seen, look, unwatched_of, watched_of
 from lmos_mesh_operator.plans import Channels, place_of, plan_of, unready

@@ -12,13 +12,13 @@ from lmos_mesh import audit, events
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import STEER_AGENT, STEER_ROLLOUT
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
 from lmos_mesh.service import announce_service
 from lmos_mesh.settings import Settings
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.acting import Acting
 from lmos_mesh_operator.keeping import Keeping
 from lmos_mesh_operator.leading import Leadership
@@ -151,11 +151,16 @@ class Operator:
 
         elsewhere = KubernetesSteering(
             bus,
-            serving=lambda key: self._directory.membership.serving(key),
+            serving=self._serving,
             namespaces=self._namespaces(),
             clock=self._clock,
         )
         return Steering(bus, self._directory, elsewhere=elsewhere)
+
+    def _serving(self, key: ThingKey) -> frozenset[str]:
+        """The instances of an agent as its tenant means it: it may be served from `shared`."""
+        membership = self._directory.membership
+        return membership.serving(membership.meant(*key) or key)
 
     def _namespaces(self) -> list[str]:
         names = self._settings.operator_namespaces.split(",")

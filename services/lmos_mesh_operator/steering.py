@@ -19,7 +19,8 @@ from lmos_mesh.errors import (
     NotFound,
     Unavailable,
 )
-from lmos_mesh.membership import Lease, ThingKey, how_to_start
+from lmos_mesh.liveness import Lease
+from lmos_mesh.membership import how_to_start
 from lmos_mesh.messages import (
     GET_RUNS,
     STEER_RUN,
@@ -31,6 +32,7 @@ from lmos_mesh.messages import (
     SteerAgent,
     SteerRun,
 )
+from lmos_mesh.things import ThingKey
 from lmos_mesh.watched_call import watched
 from lmos_mesh_operator.sharing import Share, shared
 from lmos_mesh_operator.steering_words import by_themselves, in_words, message, named

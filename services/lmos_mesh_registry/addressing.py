@@ -2,7 +2,8 @@
 
 from lmos_mesh import subjects
 from lmos_mesh.errors import Conflict, InvalidMessage, ThingNotFound
-from lmos_mesh.membership import Membership, ThingKey, how_to_start
+from lmos_mesh.membership import Membership, how_to_start
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry.registering import key_of_id
 
 TRIES = 8

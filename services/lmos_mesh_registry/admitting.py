@@ -11,10 +11,11 @@ from lmos_mesh.description import (
     with_security,
 )
 from lmos_mesh.errors import Conflict, InvalidDescription, InvalidMessage
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import Register
 from lmos_mesh.semver import Version
-from lmos_mesh.things import Thing, label_of, thing_from
+from lmos_mesh.thing_faults import label_of, thing_from
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_registry.registering import REGISTRATION, Lifetime, Stored
 
 

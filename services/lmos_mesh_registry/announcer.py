@@ -18,7 +18,9 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.directory import FOUND_DEAD, MISSING, Directory, EntryNews, LeaseNews
 from lmos_mesh.errors import MeshError, TooLarge
 from lmos_mesh.events import EVENTS, told_at
-from lmos_mesh.membership import REGISTRY, Entered, Lease, ThingKey
+from lmos_mesh.liveness import Lease
+from lmos_mesh.membership import REGISTRY, Entered
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import CHANGE_SEQUENCE, Packet
 from lmos_mesh_registry.telling import (
     Telling,

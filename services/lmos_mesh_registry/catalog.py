@@ -11,10 +11,11 @@ from typing import Any, Literal, cast
 
 from lmos_mesh.description import reachable
 from lmos_mesh.errors import InvalidMessage
-from lmos_mesh.membership import Entered, Membership, ThingKey
+from lmos_mesh.json_faults import Fault
+from lmos_mesh.membership import Entered, Membership
 from lmos_mesh.messages import FindThings, FoundThing
 from lmos_mesh.semver import BadVersion, Range, Version
-from lmos_mesh.things import Fault
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry import jsonpaths
 
 NEAREST = 256

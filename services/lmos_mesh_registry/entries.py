@@ -7,7 +7,8 @@ from typing import Any
 from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import REGISTRY, Entered, ThingKey
+from lmos_mesh.membership import REGISTRY, Entered
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Revision
 from lmos_mesh_registry.registering import (
     Lifetime,

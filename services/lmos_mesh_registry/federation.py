@@ -26,8 +26,9 @@ from lmos_mesh.errors import (
     TooLarge,
     Unavailable,
 )
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import PeerState
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Bucket
 from lmos_mesh_registry.entries import Entries
 from lmos_mesh_registry.mirroring import is_called, mirrored, origin_of

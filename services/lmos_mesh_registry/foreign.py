@@ -16,9 +16,11 @@ from lmos_mesh import subjects, synadia
 from lmos_mesh.bus import Bus
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidDescription, MeshError, Unavailable
-from lmos_mesh.membership import LEASES, PROTOCOL, Lease, Membership, Served, ThingKey
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import PROTOCOL, Membership
 from lmos_mesh.semver import BadVersion, Version
-from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_VERSION, thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import DEFAULT_SUBSET, DEFAULT_VERSION, ThingKey
 from lmos_mesh.transport import Packet
 from lmos_mesh_registry.entries import Entries
 from lmos_mesh_registry.registering import FOR_GOOD

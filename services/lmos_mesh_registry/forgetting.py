@@ -9,7 +9,8 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import Bus
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import Conflict, MeshError
-from lmos_mesh.membership import LEASES, ThingKey
+from lmos_mesh.liveness import LEASES
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry.entries import Entries
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import DeadlineExceeded, MeshError
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import EMBED, Embed, Embedded
-from lmos_mesh.things import SHARED, Capability, Thing
+from lmos_mesh.things import SHARED, Capability, Thing, ThingKey
 from lmos_mesh_registry.catalog import Scores
 
 if TYPE_CHECKING:

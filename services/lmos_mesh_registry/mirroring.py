@@ -20,8 +20,8 @@ from lmos_mesh.description import (
 )
 from lmos_mesh.description_terms import TYPES
 from lmos_mesh.errors import InvalidDescription
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import DEFAULT_SUBSET, NAME_BYTES, OUR_IDS, thing_from
+from lmos_mesh.thing_faults import NAME_BYTES, thing_from
+from lmos_mesh.things import DEFAULT_SUBSET, OUR_IDS, ThingKey
 
 ORIGIN = "mesh:origin"
 

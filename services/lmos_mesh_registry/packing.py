@@ -9,8 +9,9 @@ from typing import Any
 
 import ormsgpack
 
-from lmos_mesh.membership import Entered, Membership, ThingKey
+from lmos_mesh.membership import Entered, Membership
 from lmos_mesh.messages import FoundThing, ThingsFound
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry.catalog import rounded, steady
 
 MOST_BYTES = 16 << 20

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from lmos_mesh import subjects
 from lmos_mesh.errors import InvalidMessage
 from lmos_mesh.events import rfc3339, unix_time
-from lmos_mesh.membership import Entered, Membership, ThingKey
+from lmos_mesh.membership import Entered, Membership
 from lmos_mesh.messages import Register, Registration
-from lmos_mesh.things import DEFAULT_SUBSET
+from lmos_mesh.things import DEFAULT_SUBSET, ThingKey
 from lmos_mesh.transport import Entry
 
 REGISTRATION = "registration"

@@ -13,7 +13,7 @@ from lmos_mesh.codec import Packed
 from lmos_mesh.description import thing_of
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import Conflict, NotFound
-from lmos_mesh.membership import Entered, Membership, ThingKey
+from lmos_mesh.membership import Entered, Membership
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -39,6 +39,7 @@ from lmos_mesh.messages import (
     ThingVersion,
 )
 from lmos_mesh.service import announce_service, run_forever
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
 from lmos_mesh_registry.addressing import TRIES, busy, key_asked_for, unknown

@@ -29,7 +29,9 @@ from lmos_mesh.events import (
     source_of,
     unix_time,
 )
-from lmos_mesh.membership import Entered, Lease, Membership, ThingKey
+from lmos_mesh.liveness import Lease
+from lmos_mesh.membership import Entered, Membership
+from lmos_mesh.things import ThingKey
 
 KEY = "Lmos-Key"
 REVISION = "Lmos-Revision"

@@ -7,9 +7,9 @@ from typing import Literal
 
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import AgentNotFound, InvalidMessage
-from lmos_mesh.membership import Membership, ThingKey, how_to_start
+from lmos_mesh.membership import Membership, how_to_start
 from lmos_mesh.messages import Decide, Decision, ModelUse
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh.wiring import Wiring, not_in
 from lmos_mesh_router.deciding import (
     Find,

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Candidate, Decide, Decision, ModelUse, Part, Utterance
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh.wiring import Wiring
 from lmos_mesh_router.evidence import Mask, Query
 from lmos_mesh_router.hybrid import FAST_TRACK_HITS, Hit, Option, Policy, Seen, Settled, lmos_score

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_router.nearest import Floats, Frozen, Mask, Nearest, Rows, freeze
 
 WORDS_WEIGHT = 0.5

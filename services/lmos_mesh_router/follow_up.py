@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import replace
 
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh_router.ranking import Ranked, Ranking
 
 _MOST_WORDS = 8

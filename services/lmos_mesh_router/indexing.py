@@ -11,44 +11,29 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lmos_mesh.directory import Directory
-from lmos_mesh.membership import Membership, ThingKey
-from lmos_mesh.things import SHARED, Thing
+from lmos_mesh.membership import Membership
+from lmos_mesh.things import SHARED, Thing, ThingKey
 from lmos_mesh.wiring import Wiring, Wirings
+from lmos_mesh_router.building import Builder
+from lmos_mesh_router.eligibility import Eligibility
 from lmos_mesh_router.embedding import BATCH, Embedder, Vector
-from lmos_mesh_router.evidence import (
-    Block,
-    Evidence,
-    EvidenceMatrix,
-    Mask,
-    Query,
-    evidence_of,
-    most_telling_first,
-)
-from lmos_mesh_router.hashing import DIMENSIONS, MAX_CHARACTERS, hash_text
+from lmos_mesh_router.evidence import Block, Query, evidence_of, most_telling_first
+from lmos_mesh_router.hashing import DIMENSIONS
 from lmos_mesh_router.kept_lessons import KeptLessons
 from lmos_mesh_router.kept_vectors import KeptVectors
 from lmos_mesh_router.nearest import Frozen, available
 from lmos_mesh_router.pending import LAST_STAGE, Pending
 from lmos_mesh_router.progress import Progress
 from lmos_mesh_router.ranking import Learned
-from lmos_mesh_router.tenant import Place, Tenant
-from lmos_mesh_router.training import MOST_ROWS, TrainingFailed, train_apart
-from lmos_mesh_router.view import View, wired
+from lmos_mesh_router.relearning import Relearning
+from lmos_mesh_router.tenant import Tenant
+from lmos_mesh_router.view import View
 
 logger = logging.getLogger(__name__)
-
-QUIET_S = 1.0
-"""How long nothing must change before it is learned anew."""
-
-PATIENCE_S = 10.0
-"""How long it may be put off by further changes."""
 
 _SHOWN_EVERY_S = 0.05
 _SHARE_OF_SHOWING = 4
@@ -56,7 +41,6 @@ _FEW_JOIN = 8
 _REST_OF_FEW_S = 0.1
 _MOST_FIRST = 64
 """Texts at a time of those without which an agent is not chosen."""
-_MOST_VIEWS = 256
 _AGAIN_S = 1.0
 _MOST_REST_S = 10.0
 
@@ -73,19 +57,18 @@ class Index:
         wirings: Wirings | None = None,
     ) -> None:
         encoder = embedder.encoder
-        self._wirings = wirings
         self.progress = Progress()
         self._directory = directory
         self._embedder = embedder
         self._kept = kept
-        self._lessons = lessons
-        self._dimensions = encoder.dimensions
         # An encoder that knows spelling only has it in its vectors already.
-        self._words = DIMENSIONS if encoder.semantic else 0
-        self._nothing = Learned.of(EvidenceMatrix.of([], self._dimensions, self._words))
+        words = DIMENSIONS if encoder.semantic else 0
+        self._builder = Builder(dimensions=encoder.dimensions, words=words)
+        self._nothing = self._builder.nothing()
         self._tenants: dict[str, Tenant] = {}
+        self._eligibility = Eligibility(directory.membership, wirings)
+        self._relearning = Relearning(self._tenants, lessons, self.progress)
         self._wake = asyncio.Event()
-        self._learnable = asyncio.Event()
         self._whole = asyncio.Event()
         self._shown = asyncio.Event()
         directory.on_change(self._on_change)
@@ -98,12 +81,11 @@ class Index:
 
     def wiring(self, tenant: str, channel: str, subset: str) -> Wiring | None:
         """What a closed channel lets through; None for an open one."""
-        return self._wirings.of(tenant, channel, subset) if self._wirings is not None else None
+        return self._eligibility.wiring(tenant, channel, subset)
 
     def forget_views(self) -> None:
         """Other agents may serve the channels from now on."""
-        if self._wirings is not None:
-            self._wirings.forget()
+        self._eligibility.forget_wirings()
         for state in self._tenants.values():
             state.views.clear()
 
@@ -118,69 +100,15 @@ class Index:
             state = self._tenants.get(SHARED)
         if state is None:
             return View(self._nothing, np.zeros(0, np.bool_))
-        place = (tenant, channel, subset)
-        view = state.views.get(place)
-        if view is None:
-            matrix = state.learned.matrix
-            wiring = self.wiring(tenant, channel, subset)
-            if wiring is None:
-                mask = matrix.mask(self._allowed(state, place))
-            else:
-                mask = self._wired_mask(tenant, matrix, wiring)
-            if len(state.views) >= _MOST_VIEWS:
-                state.views.clear()
-            view = state.views[place] = View(state.learned, mask)
-        return view
-
-    def _allowed(self, state: Tenant, place: Place) -> set[ThingKey]:
-        """Who may be chosen on an open channel."""
-        allowed = state.allowed.get(place)
-        if allowed is None:
-            if len(state.allowed) >= _MOST_VIEWS:
-                state.allowed.clear()
-            agents = state.learned.matrix.agents
-            allowed = {key for key in agents if self._eligible(*place, key)}
-            state.allowed[place] = allowed
-        return allowed
-
-    def _look_again(self, state: Tenant, key: ThingKey) -> None:
-        """Whether an agent may be chosen, wherever somebody asked."""
-        state.views.clear()
-        for place, allowed in state.allowed.items():
-            if self._eligible(*place, key):
-                allowed.add(key)
-            else:
-                allowed.discard(key)
-
-    def _wired_mask(self, tenant: str, matrix: EvidenceMatrix, wiring: Wiring) -> Mask:
-        things = {
-            key: wiring.narrowed(entered.thing, key)
-            for key in wiring.agents
-            if self._eligible(tenant, wiring.channel, key.subset, key)
-            and (entered := self._membership.get(key)) is not None
-        }
-        return wired(matrix, matrix.mask(things), things.__getitem__)
-
-    def _eligible(self, tenant: str, channel: str, subset: str, key: ThingKey) -> bool:
-        membership = self._membership
-        return (
-            key.subset == subset
-            and membership.live(key)
-            and membership.is_meant(tenant, key)
-            and (entered := membership.get(key)) is not None
-            and entered.thing.kind == "agent"
-            and entered.thing.serves(channel)
-        )
+        return self._eligibility.view(state, (tenant, channel, subset))
 
     async def queries(self, texts: Sequence[str]) -> list[Query]:
         """Messages as vectors."""
         vectors = await self._embedder.embed(texts)
         return [
-            Query(vector, self._spelling(text)) for text, vector in zip(texts, vectors, strict=True)
+            Query(vector, self._builder.spelling(text))
+            for text, vector in zip(texts, vectors, strict=True)
         ]
-
-    def _spelling(self, text: str) -> Vector:
-        return _spelled(text[:MAX_CHARACTERS]) if self._words else _NO_WORDS
 
     def _parts(self) -> Iterator[Block]:
         """What is known of every agent, once."""
@@ -239,18 +167,18 @@ class Index:
         """Whether an agent may be chosen, in every tenant that may mean it."""
         if key.tenant == SHARED:
             for state in self._tenants.values():
-                self._look_again(state, key)
+                self._eligibility.look_again(state, key)
             return
         own, shared = self._tenants.get(key.tenant), self._tenants.get(SHARED)
         if own is not None:
-            self._look_again(own, key)
+            self._eligibility.look_again(own, key)
         namesake = key._replace(tenant=SHARED)
         if shared is None or namesake not in shared.things:
             return
         # A tenant's own hides it for as long as it is registered.
-        self._look_again(shared, namesake)
+        self._eligibility.look_again(shared, namesake)
         if own is not None:
-            self._look_again(own, namesake)
+            self._eligibility.look_again(own, namesake)
             shown = namesake in own.learned.matrix.agents
             if shown != self._membership.is_meant(own.name, namesake):
                 self._show_shared(own)
@@ -405,10 +333,10 @@ class Index:
         stages = {key: one.stage - 1 for key, one in ready.items()}
         async with state.changing:
             before = state.learned
-            state.learned = await asyncio.to_thread(self._built, before, parts, shared)
+            state.learned = await asyncio.to_thread(self._builder.built, before, parts, shared)
             state.begun = True
             for key in (*parts, *(shared or ())):
-                self._look_again(state, key)
+                self._eligibility.look_again(state, key)
             state.trained = False
         self.progress.version += 1
         self._shown.set()
@@ -427,7 +355,7 @@ class Index:
         elif not state.things and not state.pending:
             # Those without an agent of their own are served by the index of the shared ones.
             self._tenants.pop(state.name, None)
-        self._learnable.set()
+        self._relearning.wake()
 
     def _shared_for(self, tenant: str) -> dict[ThingKey, Block] | None:
         """What is known of the shared agents that a tenant means; each is embedded once."""
@@ -436,50 +364,6 @@ class Index:
         shared = self._tenants.get(SHARED)
         parts = shared.learned.matrix.parts if shared is not None else ()
         return {one.key: one for one in parts if self._membership.is_meant(tenant, one.key)}
-
-    def _built(
-        self,
-        before: Learned,
-        parts: dict[ThingKey, tuple[list[Evidence], dict[str, Vector]]],
-        shared: dict[ThingKey, Block] | None,
-    ) -> Learned:
-        """The same knowledge with other evidence for some agents. Runs in a thread.
-
-        Args:
-            before: What was known.
-            parts: The evidence.
-            shared: All that is known of shared agents; None for the index of these.
-        """
-        blocks = before.matrix.blocks()
-        for key, (evidence, vectors) in parts.items():
-            old = blocks.pop(key, None)
-            if evidence:
-                blocks[key] = self._block(key, evidence, vectors, old)
-        if shared is not None:
-            blocks = {key: one for key, one in blocks.items() if key.tenant != SHARED} | shared
-        matrix = EvidenceMatrix.of(
-            blocks.values(), self._dimensions, self._words, frozen=before.matrix.nearest.frozen
-        )
-        return before.changed_to(matrix)
-
-    def _block(
-        self,
-        key: ThingKey,
-        evidence: list[Evidence],
-        vectors: dict[str, Vector],
-        old: Block | None,
-    ) -> Block:
-        spelled: dict[str, npt.NDArray[Any]] = {}
-        if old is not None:
-            texts = (one.text for one in old.evidence)
-            spelled = dict(zip(texts, old.words, strict=True))
-        words = [
-            known if (known := spelled.get(one.text)) is not None else self._spelling(one.text)
-            for one in evidence
-        ]
-        return Block.build(
-            key, evidence, np.stack([vectors[one.text] for one in evidence]), np.stack(words)
-        )
 
     # -- how it is searched --
 
@@ -526,80 +410,8 @@ class Index:
 
     async def learn(self) -> None:
         """Learn from what has changed, whenever it is quiet, until cancelled."""
-        while True:
-            due = self._due()
-            if due is None:
-                self._learnable.clear()
-                await self._learnable.wait()
-                continue
-            wait_s, tenant, state = due
-            if wait_s > 0:
-                await asyncio.sleep(min(wait_s, QUIET_S))
-                continue
-            try:
-                await self._learn(tenant, state)
-            except Exception as exc:
-                self.progress.failed = str(exc)
-                logger.exception("nothing was learned; what is known goes on")
-
-    def _due(self) -> tuple[float, str, Tenant] | None:
-        """Who is next, and in how many seconds."""
-        now = time.monotonic()
-        found: list[tuple[float, str, Tenant]] = []
-        for tenant, state in self._tenants.items():
-            if state.changed_s is None:
-                continue
-            # Texts that are still to come would only have it done twice.
-            quiet_s = (now if state.pending else state.last_changed_s) + QUIET_S
-            found.append((min(quiet_s, state.changed_s + PATIENCE_S) - now, tenant, state))
-        return min(found, key=lambda one: one[:2]) if found else None
-
-    async def _learn(self, tenant: str, state: Tenant) -> None:
-        matrix = state.learned.matrix
-        state.changed_s = None
-        if len(matrix) > MOST_ROWS:
-            logger.info("tenant %s has too much evidence to learn from: %d", tenant, len(matrix))
-            return
-        if not matrix.classes:
-            return
-        began = time.monotonic()
-        self.progress.training = True
-        try:
-            lesson, is_new = await self._lessons.lesson(matrix, train_apart)
-        except (TrainingFailed, OSError) as exc:
-            self.progress.failed = str(exc)
-            logger.warning("nothing was learned; what is known goes on: %s", exc)
-            return
-        finally:
-            self.progress.training = False
-        async with state.changing:
-            now = state.learned.matrix
-            state.learned = await asyncio.to_thread(lesson.of, now)
-            state.views.clear()
-            state.trained = now is matrix
-        progress = self.progress
-        progress.version += 1
-        progress.trainings += is_new
-        progress.recalled += not is_new
-        progress.training_s = time.monotonic() - began
-        progress.trained_at = time.time()
-        progress.failed = ""
-        logger.info(
-            "%s from %d texts of tenant %s in %.1f s",
-            "learned" if is_new else "recalled what was learned",
-            len(matrix),
-            tenant,
-            progress.training_s,
-        )
+        await self._relearning.run()
 
 
 def _indexed(learned: Learned, frozen: Frozen) -> Learned:
     return replace(learned, matrix=learned.matrix.indexed(frozen))
-
-
-_NO_WORDS = np.zeros(0, np.float32)
-
-
-@lru_cache(maxsize=8192)
-def _spelled(text: str) -> Vector:
-    return hash_text(text)

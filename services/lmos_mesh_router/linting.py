@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Finding
-from lmos_mesh.things import ANY_CHANNEL, Capability, Thing
+from lmos_mesh.things import ANY_CHANNEL, Capability, Thing, ThingKey
 from lmos_mesh_router.calibration import probabilities
 from lmos_mesh_router.evidence import ENOUGH_EXAMPLES, ClassKey, EvidenceMatrix, Mask
 from lmos_mesh_router.head import train

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh_router.calibration import Calibration, probabilities
 from lmos_mesh_router.evidence import (
     Block,

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh_router.courtesy import is_courtesy, is_remark
 from lmos_mesh_router.ranking import Ranking
 

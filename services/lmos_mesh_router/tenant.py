@@ -3,8 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_router.pending import Pending
 from lmos_mesh_router.ranking import Learned
 from lmos_mesh_router.view import View

@@ -11,7 +11,6 @@ from lmos_mesh.calls import Call
 from lmos_mesh.codec import decode
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import InvalidMessage, MeshError
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import (
     FIT_ROUTER,
     LINT_EXAMPLES,
@@ -25,7 +24,7 @@ from lmos_mesh.messages import (
     OutcomesListed,
     ReportedOutcome,
 )
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh.transport import Stream
 from lmos_mesh_router.apart import apart
 from lmos_mesh_router.encoder import Encoder

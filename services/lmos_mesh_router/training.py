@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lmos_mesh.errors import MeshError
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.tether import tethered
+from lmos_mesh.things import ThingKey
 from lmos_mesh_router.calibration import Calibration
 from lmos_mesh_router.evidence import Evidence, EvidenceMatrix
 from lmos_mesh_router.head import Head

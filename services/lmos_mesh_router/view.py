@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import Thing
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_router.evidence import EvidenceMatrix, Mask, Query
 from lmos_mesh_router.ranking import Learned, Ranking, rank
 

@@ -21,9 +21,10 @@ from lmos_mesh.errors import (
     Unavailable,
 )
 from lmos_mesh.invocation import CONTEXT, Circumstances, input_for
-from lmos_mesh.membership import Lease, Membership, ThingKey
+from lmos_mesh.liveness import Lease
+from lmos_mesh.membership import Membership
 from lmos_mesh.reply_stream import Frame, Interrupted, Patience, ReplyStream
-from lmos_mesh.things import Capability
+from lmos_mesh.things import Capability, ThingKey
 from lmos_mesh.transport import Packet
 
 logger = logging.getLogger(__name__)

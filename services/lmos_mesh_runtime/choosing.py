@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.errors import AgentNotFound, HandedOver, LoopDetected
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import DECIDE, Converse, Decide, Decision, Utterance
-from lmos_mesh.things import Capability
+from lmos_mesh.things import Capability, ThingKey
 from lmos_mesh_runtime.routing import Way, Ways
 
 _AGAIN_S = (0.02, 0.05, 0.1, 0.3, 1.0)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmos_mesh.errors import AgentNotFound
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Converse, Utterance
 from lmos_mesh.resource_index import ResourceIndex
 from lmos_mesh.resources import ChannelRollout
-from lmos_mesh.things import DEFAULT_SUBSET, Capability, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, Capability, Thing, ThingKey
 from lmos_mesh.weights import Side, Speaker, name_of, shadow_of, side_of
 from lmos_mesh.wiring import Wiring, Wirings, not_in
 

@@ -29,6 +29,7 @@ WHO = Endpoint("registry", "who", Asked, Told)
         ("mallory\r\nLmos-Tenant: other", "mallory??Lmos-Tenant: other"),
         ("100 %@home", "100 %@home"),
         ("x" * 5000, "x" * 256),
+        ("no text \udcff", "no text ?"),
         ("", ""),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 
 from lmos_mesh import directory, subjects
 from lmos_mesh.directory import EXPIRED, MISSING, Directory, LeaseNews
-from lmos_mesh.membership import LEASES, Lease, Served, ThingKey
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.things import ThingKey
 from tests.conftest import Mesh, new_name
 
 SOON_S = 10.0
@@ -96,6 +97,26 @@ async def test_who_does_not_answer_has_died_with_its_lease(mesh: Mesh) -> None:
 
         assert await following.ended() == EXPIRED
         await heard(following, mesh, live=False)
+
+
+async def test_who_listens_badly_to_the_end_of_a_lease_does_not_end_the_bus(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance = new_name("agent")
+
+    def fail(_: object) -> None:
+        raise RuntimeError("badly")
+
+    async with mesh.bus() as bus, follower(mesh) as following:
+        store = bus.transport.key_value(LEASES)
+        key = subjects.key(mesh.tenant, instance)
+        await store.put(key, lease(instance, "elsewhere:7"), ttl_s=1)
+        await heard(following, mesh, live=True)
+        following.directory.on_news(fail, fail)
+        await heard(following, mesh, live=False)
+        await seen(lambda: f"the end of the lease of {instance}" in caplog.text)
+        await store.put(key, lease(instance, "elsewhere:8"), ttl_s=60)
+        await heard(following, mesh, live=True)
 
 
 async def test_who_answers_and_never_renews_is_given_up(

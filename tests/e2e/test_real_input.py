@@ -105,8 +105,8 @@ class Outcome:
     """What came back for a question.
 
     Attributes:
-        agent: Who answered; empty if the mesh asked back; several, joined by commas, if the message
-            was taken for several requests.
+        agent: Who answered; empty if the mesh asked back; several are joined by commas.
+        requests: How many requests the message was taken for; 0 if the mesh asked back.
         replica: Which of its instances did.
         conversation: Where it was asked.
         restarts: How often we were told that the answer begins anew.
@@ -115,6 +115,7 @@ class Outcome:
 
     question: Question
     agent: str
+    requests: int
     replica: str
     conversation: str
     restarts: int
@@ -531,7 +532,8 @@ class _Asking:
         assert answer is None or answer["question"] == self._question.text
         return Outcome(
             question=self._question,
-            agent=",".join(one["agent"] for one in answers),
+            agent=",".join(dict.fromkeys(one["agent"] for one in answers)),
+            requests=len(answers),
             replica=answers[0]["replica"] if answers else "",
             conversation=self._conversation,
             restarts=restarts,
@@ -561,7 +563,7 @@ async def _check_deaths(address: str, town: Town, outcomes: Sequence[Outcome]) -
 
 def _check_whole(outcomes: Sequence[Outcome]) -> None:
     """Each of these messages is one request; hardly any is taken for several."""
-    apart = [one.question.text for one in outcomes if "," in one.agent]
+    apart = [one.question.text for one in outcomes if one.requests > 1]
     print(f"{len(apart)} of {len(outcomes)} were taken apart: {apart[:5]}")
     assert len(apart) <= MOST_TAKEN_APART * len(outcomes)
 

@@ -12,13 +12,12 @@ import pytest
 
 from lmos_mesh import turn_reports
 from lmos_mesh.errors import AgentNotFound, MeshError
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import CONVERSE, DECIDE, Answer, Converse, Decide, TurnReport
 from lmos_mesh.resource_index import key_of
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, Resource
-from lmos_mesh.things import DEFAULT_SUBSET
+from lmos_mesh.things import DEFAULT_SUBSET, ThingKey
 from lmos_mesh.weights import is_drawn
 from lmos_mesh.wiring import host_of
 from tests.conftest import new_name

@@ -23,7 +23,7 @@ from lmos_mesh.messages import (
     GetThing,
     Register,
 )
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_registry.federation import Peer, peers_in
 from lmos_mesh_registry.mirroring import mirrored
 from tests.conftest import StartServer, free_port

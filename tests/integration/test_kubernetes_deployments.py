@@ -344,7 +344,7 @@ async def test_what_cannot_be_steered_is_told(steered: Town):
     with pytest.raises(NotFound, match=r"has no instance 'i-1'.*there are i-7"):
         await steer(steered.bus, "drain", instance="i-1")
     await steer(steered.bus, "stop")
-    with pytest.raises(Conflict, match=r"is stopped.*agents start"):
+    with pytest.raises(Conflict, match=r"is stopped.*agents start billing"):
         await steer(steered.bus, "restart")
     await steered.cluster.post(DEPLOYMENTS, deployment("b2", agent="billing"))
     with pytest.raises(Conflict, match="default/b2, default/billing"):
@@ -375,6 +375,18 @@ async def test_one_instance_is_drained_on_the_bus(steered: Town):
         await steer(steered.bus, "restart", instance="i-7")
 
     assert drained == ["i-7"]
+
+
+async def test_an_instance_that_serves_several_tenants_is_drained_too(town: Town):
+    drained: list[str] = []
+    await town.cluster.post(DEPLOYMENTS, deployment("helpdesk", agent="helpdesk"))
+    await town.join("helpdesk", tenant="shared")
+    async with town.operator(), town.mesh.bus("i-helpdesk-0") as instance:
+        instance.on_drain = lambda: drained.append("i-helpdesk-0")
+        await instance.serve("nothing", [])
+        await steer(town.bus, "restart", agent="helpdesk", instance="i-helpdesk-0")
+
+    assert drained == ["i-helpdesk-0"]
 
 
 def test_kinds_have_paths():

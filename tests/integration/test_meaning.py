@@ -6,9 +6,10 @@ from typing import Any
 
 from lmos_mesh import subjects
 from lmos_mesh.description import describe
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import FIND_THINGS, REGISTER, FindThings, Register
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry.catalog import find
 from lmos_mesh_registry.meaning import Meanings
 from tests.integration.processes import Deployment, until

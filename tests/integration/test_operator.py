@@ -17,7 +17,8 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import caller_headers
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
     DELETE_RESOURCE,
@@ -36,7 +37,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, ChannelStatus
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh.transport import Packet
 from lmos_mesh_operator import Operator, OperatorSettings
 from lmos_mesh_operator.leading import LEADERS

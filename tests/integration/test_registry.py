@@ -33,7 +33,7 @@ from lmos_mesh.messages import (
     Register,
     SearchThings,
 )
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from tests.integration.processes import (
     Deployment,
     find_one,

@@ -13,7 +13,7 @@ import pytest
 
 from lmos_mesh.directory import Directory
 from lmos_mesh.messages import LINT_EXAMPLES, LintExamples
-from lmos_mesh_router import indexing, nearest
+from lmos_mesh_router import indexing, nearest, relearning
 from lmos_mesh_router.embedding import Embedder
 from lmos_mesh_router.encoder import HashingEncoder
 from lmos_mesh_router.fits import Fits
@@ -122,8 +122,8 @@ async def test_who_joins_changes_or_leaves_is_decided_for_at_once(
     memory_mesh: MemoryMesh, town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only once all is quiet."""
-    monkeypatch.setattr(indexing, "QUIET_S", 10 * SOON_S)
-    monkeypatch.setattr(indexing, "PATIENCE_S", 10 * SOON_S)
+    monkeypatch.setattr(relearning, "QUIET_S", 10 * SOON_S)
+    monkeypatch.setattr(relearning, "PATIENCE_S", 10 * SOON_S)
     await join_all(town, range(8))
     async with replica(memory_mesh) as index:
         for agent in range(8, 12):
@@ -200,8 +200,8 @@ async def test_whatever_changes_nobody_is_missing_or_wrong_meanwhile(
     memory_mesh: MemoryMesh, town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six agents stay as they are while others join, change and leave, and all is learned anew."""
-    monkeypatch.setattr(indexing, "QUIET_S", 0.05)
-    monkeypatch.setattr(indexing, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(relearning, "QUIET_S", 0.05)
+    monkeypatch.setattr(relearning, "PATIENCE_S", 0.3)
     await join_all(town, range(6))
     chance = random.Random(7)
     asked = 0
@@ -373,8 +373,8 @@ async def test_what_cannot_be_learned_leaves_what_is_known(
     async def fails(_: object) -> None:
         raise TrainingFailed("it was killed")
 
-    monkeypatch.setattr(indexing, "train_apart", fails)
-    monkeypatch.setattr(indexing, "QUIET_S", 0.01)
+    monkeypatch.setattr(relearning, "train_apart", fails)
+    monkeypatch.setattr(relearning, "QUIET_S", 0.01)
     await join_all(town, range(3))
     async with replica(memory_mesh, learns=True) as index:
         await until(has_failed, index, within_s=SOON_S)

@@ -8,7 +8,6 @@ import pytest
 
 from lmos_mesh.bus import Bus
 from lmos_mesh.errors import AgentNotFound
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import (
     DECIDE,
     LINT_EXAMPLES,
@@ -22,6 +21,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.resource_index import key_of
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
+from lmos_mesh.things import ThingKey
 from lmos_mesh.wiring import host_of
 from lmos_mesh_router.encoder import HashingEncoder
 from tests.conftest import MemoryMesh

@@ -9,10 +9,9 @@ import pytest
 
 from lmos_mesh.errors import HandedOver, Unavailable
 from lmos_mesh.invocation import Circumstances
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Converse, Decision, TurnReport, Utterance
 from lmos_mesh.reply_stream import Patience
-from lmos_mesh.things import Capability
+from lmos_mesh.things import Capability, ThingKey
 from lmos_mesh_runtime.asking import Ask
 from lmos_mesh_runtime.reporting import Relay, is_same
 from lmos_mesh_runtime.routing import Mirrored, Way

@@ -16,7 +16,6 @@ from lmos_mesh.errors import (
     LoopDetected,
     MeshError,
 )
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     CANCEL_TURN,
@@ -36,6 +35,7 @@ from lmos_mesh.messages import (
 from lmos_mesh.reply_stream import Frame
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
+from lmos_mesh.things import ThingKey
 from lmos_mesh.wiring import host_of
 from lmos_mesh_runtime.asking_back import choices_in
 from tests.conftest import new_name

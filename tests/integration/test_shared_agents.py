@@ -10,7 +10,6 @@ import pytest
 
 from lmos_mesh import calls, codec, subjects
 from lmos_mesh.errors import AgentNotFound, Cancelled, ThingNotFound, Unavailable
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     CANCEL_TURN,
@@ -31,6 +30,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.resource_store import ResourceStore
 from lmos_mesh.resources import Channel, ChannelRouting
+from lmos_mesh.things import ThingKey
 from lmos_mesh.wiring import host_of
 from lmos_mesh_http import HttpAdapter, HttpSettings
 from tests.conftest import new_name
@@ -43,7 +43,7 @@ A, B, C = "several-a", "several-b", "several-c"
 BILL, RAIN, JAZZ = "show my bill", "will it rain tomorrow?", "play some jazz"
 
 SHARED = f'''
-import asyncio
+import asyncio, logging
 from lmos_mesh import Agent, Context, run_agents
 
 billing = Agent("billing", description="Answers questions about bills.", tenants=("{A}", "{B}"))
@@ -51,7 +51,7 @@ billing = Agent("billing", description="Answers questions about bills.", tenants
 @billing.capability(examples=["show my bill", "how much do I owe?", "why is my bill so high?"])
 async def view_bill(question: str, context: Context):
     """View a bill."""
-    print('{{"level": "info", "event": "asked by %s for %s"}}' % (context.tenant, context.user))
+    logging.getLogger("billing").info("asked by %s for %s", context.tenant, context.user)
     yield "Your bill "
     try:
         await asyncio.sleep(float(context.user or 0))
@@ -426,7 +426,10 @@ async def test_http_clients_reach_what_their_tenant_means(b: Mesh) -> None:
         listed = await client.get(f"/apis/v1/agents/{B}/web")
         things = await client.get("/things")
         hidden = await client.post("/agents/weather/stable/actions/forecast", json=given)
-        removed = await client.delete(f"/things/{things.json()[0]['id']}")
+        shared = f"/things/{things.json()[0]['id']}"
+        merge = {"content-type": "application/merge-patch+json"}
+        changed = await client.patch(shared, content='{"title": "Ours"}', headers=merge)
+        removed = await client.delete(shared)
 
     assert whole.json() == f"Your bill of {B}."
     assert f"of {B}." in told.text
@@ -436,6 +439,8 @@ async def test_http_clients_reach_what_their_tenant_means(b: Mesh) -> None:
     assert agent["addresses"][0]["uri"].startswith("nats:lmos.shared.agent.billing.stable.")
     assert [one["id"] for one in things.json()] == ["urn:lmos-mesh:shared:billing:stable"]
     assert (hidden.status_code, removed.status_code) == (404, 404)
+    assert changed.status_code == 409
+    assert "is of tenant 'shared', and is changed only there" in changed.text
 
 
 # -- served from `shared` by itself; hidden; dying --
@@ -521,7 +526,10 @@ async def test_an_instance_dies_mid_turn_and_nobody_notices(town: Deployment, b:
             return any(one.entries(f"asked by {B} for {TURN_S}") for one in (first, second))
 
         await until(is_asked)
-        next(one for one in (first, second) if one.entries(f"asked by {B} for {TURN_S}")).kill()
+        said = f"asked by {B} for {TURN_S}"
+        busy = next(one for one in (first, second) if one.entries(said))
+        assert [one["tenant"] for one in busy.entries(said)] == [B]
+        busy.kill()
     answer = asked.result()
 
     assert answer.answer == f"Your bill of {B}."

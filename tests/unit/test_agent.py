@@ -34,7 +34,7 @@ from lmos_mesh.invocation import CONTEXT
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import FIND_THINGS, REGISTER, FindThings
 from lmos_mesh.reply_stream import Frame
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh.transport import Packet
 from lmos_mesh.watching import Watch
 from lmos_mesh_registry.service import Registry

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from lmos_mesh import subjects
 from lmos_mesh.description import describe
 from lmos_mesh.errors import InvalidMessage
-from lmos_mesh.membership import Lease, Membership, Served, ThingKey
+from lmos_mesh.liveness import Lease, Served
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import FindThings
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry import jsonpaths
 from lmos_mesh_registry.catalog import NEAREST, Scores, candidates, find, search, shown
 from lmos_mesh_registry.jsonpaths import fitting

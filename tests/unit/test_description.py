@@ -25,19 +25,10 @@ from lmos_mesh.description import (
     with_security,
 )
 from lmos_mesh.errors import InvalidDescription
+from lmos_mesh.json_faults import NESTING
 from lmos_mesh.schemas.thing_description import td_faults
-from lmos_mesh.things import (
-    CAPABILITIES,
-    NAME_BYTES,
-    NESTING,
-    THING_BYTES,
-    Capability,
-    Event,
-    Property,
-    Thing,
-    faults_of,
-    thing_from,
-)
+from lmos_mesh.thing_faults import CAPABILITIES, NAME_BYTES, THING_BYTES, faults_of, thing_from
+from lmos_mesh.things import Capability, Event, Property, Thing
 
 billing = thing_from(
     {

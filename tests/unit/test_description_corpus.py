@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from lmos_mesh.description import describe, description_faults, id_of, thing_of
-from lmos_mesh.things import Thing, faults_of
+from lmos_mesh.thing_faults import faults_of
+from lmos_mesh.things import Thing
 
 DATA = Path(__file__).parents[1] / "data" / "descriptions"
 VALID = sorted((DATA / "valid").iterdir())

@@ -29,8 +29,10 @@ from lmos_mesh.events import (
     told_at,
     unix_time,
 )
-from lmos_mesh.membership import Entered, Lease, Membership, Served, ThingKey
-from lmos_mesh.things import thing_from
+from lmos_mesh.liveness import Lease, Served
+from lmos_mesh.membership import Entered, Membership
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Packet
 from lmos_mesh_registry.telling import Telling, Told
 from tests.conftest import Mesh

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_faults import read_resource
 from lmos_mesh.resource_index import Kept, ResourceKey, shown
 from lmos_mesh.resources import Agent, Channel, ChannelRouting
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.kubernetes import mirroring
 from lmos_mesh_operator.kubernetes.mirroring import (
     Apply,

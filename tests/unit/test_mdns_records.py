@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lmos_mesh.description import describe, description_faults, thing_of
 from lmos_mesh.errors import AgentFailed, InvalidMessage, NotFound, Overloaded, Unavailable
-from lmos_mesh.membership import ThingKey
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 from lmos_mesh_mdns.forms import Form, answer_from, forms_of
 from lmos_mesh_mdns.found import (
     UnusableAnswer,

@@ -17,9 +17,10 @@ from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.description import describe
 from lmos_mesh.errors import Unavailable
-from lmos_mesh.membership import Membership, ThingKey
+from lmos_mesh.membership import Membership
 from lmos_mesh.messages import EMBED, Embed, Embedded
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 from lmos_mesh_registry import meaning
 from lmos_mesh_registry.meaning import CHARACTERS, EXAMPLES, Matrix, Meanings, texts_of
 from tests.conftest import MemoryMesh

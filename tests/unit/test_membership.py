@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from lmos_mesh import subjects
 from lmos_mesh.description import describe
-from lmos_mesh.membership import Lease, Membership, Served, ThingKey
-from lmos_mesh.things import thing_from
+from lmos_mesh.liveness import Lease, Served
+from lmos_mesh.membership import Membership
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import ThingKey
 
 billing = ThingKey("demo", "billing", "stable")
 weather = ThingKey("demo", "weather", "stable")

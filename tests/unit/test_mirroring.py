@@ -8,7 +8,7 @@ from lmos_mesh import subjects
 from lmos_mesh.description import LIVE, describe, description_faults
 from lmos_mesh.membership import Membership
 from lmos_mesh.messages import FindThings
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_registry.catalog import find, shown
 from lmos_mesh_registry.mirroring import is_called, mirrored
 from lmos_mesh_registry.registering import FOR_GOOD, registration_for, value_of

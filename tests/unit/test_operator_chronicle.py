@@ -54,3 +54,19 @@ async def test_a_rollout_is_told_with_who_steered_it_and_why() -> None:
         ("aborted", "Aborted, 0 %", "ann@laptop (cli-1)", "it hurts"),
         ("stepped", "Progressing, 20 %", "", ""),
     ]
+
+
+async def test_what_is_no_record_hides_none_that_is() -> None:
+    async with Bus(MemoryTransport(MemoryBroker()), tenant="t", instance="o") as bus:
+        stream = bus.transport.stream(audit.AUDIT)
+        record = {"kind": "ChannelRouting", "namespace": "default", "name": "web", "at": 1.0}
+        odd = ({"at": "soon"}, {"at": None}, {"at": 1e300}, {"at": -1}, {"revision": "newest"})
+        for more in (*odd, {"revision": 7}):
+            told = json.dumps({**record, **more}).encode()
+            await stream.append(subjects.audit("t", "routing_activated"), told)
+        nested = b'{"name": "web", "kind": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        await stream.append(subjects.audit("t", "routing_activated"), nested)
+
+        steps, earlier = await read_steps(bus, "t", WEB, limit=10)
+
+    assert ([one.revision for one in steps], earlier) == ([7], 0)

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceIndex, ResourceKey, key_of, value_of
 from lmos_mesh.resources import Agent, Channel, ChannelRouting, ChannelStatus, Resource
-from lmos_mesh.things import Capability, Thing
+from lmos_mesh.things import Capability, Thing, ThingKey
 from lmos_mesh_operator.planning import Planner
 from lmos_mesh_operator.reconcile import (
     Action,

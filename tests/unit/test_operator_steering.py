@@ -14,7 +14,7 @@ from lmos_mesh.directory import Directory
 from lmos_mesh.endpoint import Message
 from lmos_mesh.errors import AgentNotFound, Conflict, NotFound, Unavailable
 from lmos_mesh.lease import LeaseKeeper
-from lmos_mesh.membership import Served
+from lmos_mesh.liveness import Served
 from lmos_mesh.memory_transport import MemoryBroker, MemoryTransport
 from lmos_mesh.messages import (
     STEER_AGENT,

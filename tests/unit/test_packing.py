@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from lmos_mesh import codec, subjects
 from lmos_mesh.description import describe
-from lmos_mesh.membership import Entered, Lease, Membership, Served
+from lmos_mesh.liveness import Lease, Served
+from lmos_mesh.membership import Entered, Membership
 from lmos_mesh.messages import ThingsFound
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_registry.catalog import shown
 from lmos_mesh_registry.packing import PackedThings, page
 

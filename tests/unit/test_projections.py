@@ -18,7 +18,8 @@ from lmos_mesh.projections import (
     capabilities_json,
     mdns_txt,
 )
-from lmos_mesh.things import Capability, Thing, faults_of, thing_from
+from lmos_mesh.thing_faults import faults_of, thing_from
+from lmos_mesh.things import Capability, Thing
 
 VALID = sorted((Path(__file__).parents[1] / "data" / "descriptions" / "valid").iterdir())
 URL = "https://mesh.example/agents/billing/stable"

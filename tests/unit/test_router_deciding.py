@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Decision, Utterance
-from lmos_mesh.things import Thing, thing_from
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import Thing, ThingKey
 from lmos_mesh_router.deciding import (
     agent_before,
     cards,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmos_mesh.things import thing_from
+from lmos_mesh.thing_faults import thing_from
 from lmos_mesh_router.evidence import (
     AGENT_WEIGHT,
     ENOUGH_EXAMPLES,

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Finding
-from lmos_mesh.things import Capability, Thing
+from lmos_mesh.things import Capability, Thing, ThingKey
 from lmos_mesh_router.evidence import Evidence, EvidenceMatrix
 from lmos_mesh_router.linting import Linted, lint, says_nothing
 from lmos_mesh_router.ranking import Learned

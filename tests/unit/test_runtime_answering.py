@@ -8,10 +8,9 @@ import pytest
 
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import MeshError, NotFound
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Answer, Converse, Decision, Part, Turn, Utterance
 from lmos_mesh.resource_index import ResourceIndex
-from lmos_mesh.things import Capability
+from lmos_mesh.things import Capability, ThingKey
 from lmos_mesh.transport import Packet
 from lmos_mesh_runtime.answering import Answering
 from lmos_mesh_runtime.asking import Ask, Asker

@@ -5,7 +5,6 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import Converse, Utterance
 from lmos_mesh.resource_index import ResourceIndex, key_of, value_of
 from lmos_mesh.resources import (
@@ -15,7 +14,7 @@ from lmos_mesh.resources import (
     ChannelStatus,
     Resource,
 )
-from lmos_mesh.things import Capability, Thing
+from lmos_mesh.things import Capability, Thing, ThingKey
 from lmos_mesh.weights import Side
 from lmos_mesh.wiring import host_of
 from lmos_mesh_runtime.routing import Way, Ways, drawn_by

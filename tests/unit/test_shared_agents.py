@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lmos_mesh import Agent, subjects
 from lmos_mesh.description import describe
 from lmos_mesh.indices import folded
-from lmos_mesh.membership import Membership, ThingKey
-from lmos_mesh.things import SHARED, Thing, thing_from
+from lmos_mesh.membership import Membership
+from lmos_mesh.thing_faults import thing_from
+from lmos_mesh.things import SHARED, Thing, ThingKey
 
 TENANTS = ("a", "b", SHARED)
 NAMES = ("billing", "weather", "mail")

@@ -9,22 +9,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lmos_mesh.errors import InvalidDescription
+from lmos_mesh.json_faults import LISTED_FAULTS, NESTING, pointer, quoted
 from lmos_mesh.semver import BadVersion
-from lmos_mesh.things import (
+from lmos_mesh.thing_faults import (
     CAPABILITIES,
     EXAMPLES,
-    LISTED_FAULTS,
     NAME_BYTES,
-    NESTING,
     THING_BYTES,
-    Capability,
-    Thing,
-    capability_matches,
     faults_of,
-    pointer,
-    quoted,
     thing_from,
 )
+from lmos_mesh.things import Capability, Thing, capability_matches
 
 billing: dict[str, Any] = {
     "name": "billing",

@@ -14,7 +14,8 @@ from lmos_mesh import subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import InvalidMessage, Unavailable
-from lmos_mesh.membership import LEASES, REGISTRY, Lease, Served
+from lmos_mesh.liveness import LEASES, Lease, Served
+from lmos_mesh.membership import REGISTRY
 from lmos_mesh.mesh import Mesh
 from lmos_mesh.messages import (
     FIND_THINGS,

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceIndex, key_of, value_of
 from lmos_mesh.resources import Channel, ChannelRouting, Resource
-from lmos_mesh.things import Capability, Thing
+from lmos_mesh.things import Capability, Thing, ThingKey
 from lmos_mesh.wiring import Wirings, host_of, not_in, wiring_of
 
 BILLING = ThingKey("acme", "billing", "stable")

@@ -16,7 +16,6 @@ from lmos_mesh.calls import caller_headers
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import Conflict, InvalidMessage, MeshError, NotFound, TooLarge
 from lmos_mesh.events import rfc3339
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.messages import (
     APPLY_RESOURCE,
     DELETE_RESOURCE,
@@ -25,6 +24,7 @@ from lmos_mesh.messages import (
 )
 from lmos_mesh.resource_index import Kept, ResourceKey
 from lmos_mesh.resources import KINDS, Agent, Channel, ChannelRollout, ChannelRouting
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.kubernetes import mirroring
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, Forbidden
 from lmos_mesh_operator.kubernetes.levels import Levels

@@ -13,10 +13,10 @@ from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus
 from lmos_mesh.directory import Directory
 from lmos_mesh.errors import Conflict, MeshError, NotFound, SettingsError
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resource_store import RESOURCES
 from lmos_mesh.resources import KINDS
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.kubernetes.cluster import OURS, Cluster, Forbidden, connected
 from lmos_mesh_operator.kubernetes.deployments import template_fault
 from lmos_mesh_operator.kubernetes.described import Described

@@ -7,7 +7,6 @@ import hashlib
 import re
 
 from lmos_mesh import subjects
-from lmos_mesh.membership import ThingKey
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resources import (
     SUBSET_LABEL,
@@ -18,7 +17,7 @@ from lmos_mesh.resources import (
     Metadata,
     ProvidedCapability,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, SHARED, Thing
+from lmos_mesh.things import DEFAULT_SUBSET, SHARED, Thing, ThingKey
 from lmos_mesh_operator.kubernetes.mirroring import OF_MESH, SOURCE_LABEL, Shown
 
 NAME_LABEL = "lmos.eclipse/agent"

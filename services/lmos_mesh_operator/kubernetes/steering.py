@@ -11,8 +11,9 @@ from lmos_mesh.bus import Bus
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
 from lmos_mesh.events import rfc3339
-from lmos_mesh.membership import ThingKey
+from lmos_mesh.membership import how_to_start
 from lmos_mesh.messages import AgentSteered, SteerAgent
+from lmos_mesh.things import ThingKey
 from lmos_mesh_operator.kubernetes import deployments
 from lmos_mesh_operator.kubernetes.cluster import DEPLOYMENTS, Cluster, connected
 from lmos_mesh_operator.kubernetes.objects import annotations, member
@@ -67,7 +68,7 @@ class KubernetesSteering:
             if request.instance:
                 instances, said = await self._steer_one(request, call)
             else:
-                instances, said = await self._steer_all(cluster, at, found, request)
+                instances, said = await self._steer_all(cluster, at, found, request, call.tenant)
         logger.info("Deployment %s/%s: %s", *at, said)
         what = {
             "agent": request.agent,
@@ -116,6 +117,7 @@ class KubernetesSteering:
         at: tuple[str, str],
         found: Mapping[str, Any],
         request: SteerAgent,
+        tenant: str,
     ) -> tuple[int | None, str]:
         running = _running(found)
         noted = annotations(found).get(STOPPED_AT, "")
@@ -128,7 +130,7 @@ class KubernetesSteering:
                 if not running:
                     raise Conflict(
                         f"agent {request.agent!r} ({request.subset}) is stopped",
-                        hint="`lmos agents start` starts it",
+                        hint=how_to_start(ThingKey(tenant, request.agent, request.subset)),
                     )
                 told = {_RESTARTED_AT: rfc3339(self._clock())}
                 template = {"template": {"metadata": {"annotations": told}}}
