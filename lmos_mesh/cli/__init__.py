@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from lmos_mesh.cli import lifecycle, resources, router, steering
-from lmos_mesh.cli.options import Attributes, Json, Mesh, User
+from lmos_mesh.cli.options import (
+    All,
+    Attributes,
+    Conversation,
+    Json,
+    Mesh,
+    PinnedLine,
+    User,
+    WayIn,
+)
 from lmos_mesh.cli.screen import fail
 from lmos_mesh.errors import MeshError
 
@@ -164,14 +173,9 @@ def demo(
 def ask(
     message: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
     agent: Annotated[str | None, typer.Option(help="Ask this agent.", show_default=False)] = None,
-    conversation: Annotated[
-        str | None, typer.Option(help="Go on with a conversation.", show_default=False)
-    ] = None,
-    channel: Annotated[str, typer.Option(help="The way in.")] = "web",
-    subset: Annotated[
-        str | None,
-        typer.Option(help="The release line, whatever a rollout says.", show_default=False),
-    ] = None,
+    conversation: Conversation = None,
+    channel: WayIn = "web",
+    subset: PinnedLine = None,
     user: User = None,
     attributes: Attributes = None,
     why: Annotated[bool, typer.Option("--why", help="Show why this agent.")] = False,
@@ -203,14 +207,9 @@ def chat(
     agent: Annotated[
         str | None, typer.Option(help="Talk to this agent.", show_default=False)
     ] = None,
-    conversation: Annotated[
-        str | None, typer.Option(help="Go on with a conversation.", show_default=False)
-    ] = None,
-    channel: Annotated[str, typer.Option(help="The way in.")] = "web",
-    subset: Annotated[
-        str | None,
-        typer.Option(help="The release line, whatever a rollout says.", show_default=False),
-    ] = None,
+    conversation: Conversation = None,
+    channel: WayIn = "web",
+    subset: PinnedLine = None,
     user: User = None,
     attributes: Attributes = None,
     mesh: Mesh = None,
@@ -265,7 +264,7 @@ def find(
     origin: Annotated[
         str | None, typer.Option(help="The mesh that it belongs to.", show_default=False)
     ] = None,
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
+    all: All = False,
     sort: Annotated[
         FindOrder | None, typer.Option(help="By score or name, unless said.", show_default=False)
     ] = None,

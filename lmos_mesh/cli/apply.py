@@ -14,27 +14,22 @@ from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
 from lmos_mesh.cli.connection import answering, asking, connected, run
-from lmos_mesh.cli.differing import coloured, difference, written
+from lmos_mesh.cli.differing import difference
 from lmos_mesh.cli.manifests import Manifest, Refused, channels_of, clashes, read_manifests
-from lmos_mesh.cli.screen import err, fail, out, plural, print_json
-from lmos_mesh.description import thing_of, with_id, with_security
-from lmos_mesh.errors import (
-    InvalidDescription,
-    InvalidMessage,
-    MeshError,
-    NotFound,
-    SettingsError,
+from lmos_mesh.cli.outcomes import (
+    Applied,
+    Outcome,
+    name_of,
+    report_of,
+    show,
+    show_extent,
+    show_refused,
 )
+from lmos_mesh.cli.registering import register
+from lmos_mesh.cli.screen import err, fail, plural, print_json
+from lmos_mesh.errors import MeshError, SettingsError
 from lmos_mesh.json_faults import Fault, pointer, quoted
-from lmos_mesh.messages import (
-    APPLY_RESOURCE,
-    GET_THING,
-    REGISTER,
-    ApplyResource,
-    FoundThing,
-    GetThing,
-    Register,
-)
+from lmos_mesh.messages import APPLY_RESOURCE, ApplyResource
 from lmos_mesh.resources import (
     TENANT_LABEL,
     Agent,
@@ -43,49 +38,10 @@ from lmos_mesh.resources import (
     ChannelRouting,
     Resource,
 )
-from lmos_mesh.things import DEFAULT_SUBSET, Thing
 
-_COLOURS = {"created": "green", "updated": "yellow", "configured": "yellow"}
 _CHECKED_AT_ONCE = 16
 _MANY = 200
 _LEFT_OUT = "the operator makes Routings, of Channels; this one is left out"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What became of one document.
-
-    Attributes:
-        namespace: Of a resource; empty for a Thing.
-        what: `created`, `updated` or `configured`, `unchanged`, or `left out`.
-        notes: What was filled in.
-        diff: What is different now; empty unless asked for.
-    """
-
-    where: str
-    kind: str
-    name: str
-    subset: str
-    tenant: str
-    id: str = ""
-    namespace: str = ""
-    what: str
-    revision: int
-    notes: tuple[str, ...] = ()
-    diff: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
-    """What became of all documents.
-
-    Attributes:
-        ahead: What was not come to, as something before it was refused.
-    """
-
-    applied: Sequence[Applied] = ()
-    refused: Sequence[Refused] = ()
-    ahead: Sequence[Manifest] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +81,7 @@ def apply(
     found, refused = read_manifests(files)
     placed = [_placed(one, namespace=namespace, tenant=tenant) for one in found]
     refused.extend(one for one in placed if isinstance(one, Refused))
-    outcome = _Outcome(refused=refused)
+    outcome = Outcome(refused=refused)
     if not refused:
         ready = [one for one in placed if isinstance(one, Manifest)]
         outcome = run(
@@ -134,27 +90,19 @@ def apply(
     if as_json:
         print_json(
             {
-                "applied": [_as_json(one, diff=diff) for one in outcome.applied],
+                "applied": [report_of(one, diff=diff) for one in outcome.applied],
                 "refused": [one.as_json() for one in outcome.refused],
-                "not_applied": [_named(one) for one in outcome.ahead],
+                "not_applied": [name_of(one) for one in outcome.ahead],
                 "dry_run": dry_run,
             }
         )
         return 1 if outcome.refused else 0
     for one in outcome.applied:
-        _show(one, dry_run=dry_run)
+        show(one, dry_run=dry_run)
     show_refused(outcome.refused)
     if outcome.refused and not dry_run:
-        _show_extent(outcome)
+        show_extent(outcome)
     return 1 if outcome.refused else 0
-
-
-def show_refused(refused: Sequence[Refused]) -> None:
-    """Say what is wrong with documents."""
-    for one in refused:
-        fail(f"{one.where} is refused for {plural(len(one.faults), 'fault')}:")
-        for sentence in one.sentences():
-            fail(f"  {sentence}")
 
 
 def tenant_of(one: Manifest, found: Sequence[Manifest], *, tenant: str, asked: str | None) -> str:
@@ -225,25 +173,25 @@ async def _apply(
     dry_run: bool,
     diff: bool,
     mesh: str | None,
-) -> _Outcome:
+) -> Outcome:
     async with connected(mesh) as bus:
         terms = _Terms(
             tenant=tenant or bus.tenant, asked=tenant, ttl_s=ttl_s, dry_run=dry_run, diff=diff
         )
         # Now that it is known whose and where they are.
         if refused := list(clashes(found, tenant=terms.tenant)):
-            return _Outcome(refused=refused)
+            return Outcome(refused=refused)
         if dry_run:
             return await _check_all(bus, found, terms)
         if len(found) > 1:
             # What the operator refuses is known before anything is changed.
             checked = await _check_all(bus, found, replace(terms, dry_run=True, diff=False))
             if checked.refused:
-                return _Outcome(refused=checked.refused)
+                return Outcome(refused=checked.refused)
         return await _apply_all(bus, found, terms)
 
 
-async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Outcome:
+async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> Outcome:
     """What would become of all of them; nothing is changed."""
     turns = asyncio.Semaphore(_CHECKED_AT_ONCE)
     _say_many("checking", found)
@@ -266,13 +214,13 @@ async def _check_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Out
     for one in results:
         if isinstance(one, MeshError):
             raise one
-    return _Outcome(
+    return Outcome(
         applied=[one for one in results if isinstance(one, Applied)],
         refused=[one for one in results if isinstance(one, Refused)],
     )
 
 
-async def _apply_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Outcome:
+async def _apply_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> Outcome:
     """Apply one after the other, as far as that goes: what comes later may need what is refused."""
     applied: list[Applied] = []
     _say_many("applying", found)
@@ -293,10 +241,10 @@ async def _apply_all(bus: Bus, found: Sequence[Manifest], terms: _Terms) -> _Out
                     raise
                 said = f"{exc}; whether it was applied is not known"
                 faults = [{"field": "", "description": said}]
-            return _Outcome(
+            return Outcome(
                 applied=applied, refused=[one.refused(faults)], ahead=found[number + 1 :]
             )
-    return _Outcome(applied=applied)
+    return Outcome(applied=applied)
 
 
 async def _apply_one(bus: Bus, one: Manifest, found: Sequence[Manifest], terms: _Terms) -> Applied:
@@ -304,7 +252,14 @@ async def _apply_one(bus: Bus, one: Manifest, found: Sequence[Manifest], terms: 
         return _left_out(one, one.resource)
     if one.resource is None:
         async with answering("registry"):
-            return await _apply_description(bus, one, terms)
+            return await register(
+                bus,
+                one,
+                tenant=terms.tenant,
+                ttl_s=terms.ttl_s,
+                dry_run=terms.dry_run,
+                diff=terms.diff,
+            )
     whose = tenant_of(one, found, tenant=terms.tenant, asked=terms.asked)
     beside = _beside(one.resource, found) if terms.dry_run else ()
     async with answering("operator"):
@@ -323,9 +278,6 @@ def _beside(resource: Resource, found: Sequence[Manifest]) -> tuple[dict[str, An
         and other.resource.metadata.name in named
         and other.resource.metadata.namespace == resource.metadata.namespace
     )
-
-
-# -- resources --
 
 
 async def _apply_resource(
@@ -371,149 +323,7 @@ def _left_out(one: Manifest, resource: ChannelRouting) -> Applied:
     )
 
 
-# -- Thing Descriptions --
-
-
-async def _apply_description(bus: Bus, one: Manifest, terms: _Terms) -> Applied:
-    # A registration stands beside it and is no part of it.
-    own = {name: value for name, value in one.value.items() if name != "registration"}
-    thing = thing_of(with_security(own)[0], tenant=terms.tenant)
-    before = await _found(bus, thing, terms.tenant)
-    diff = _difference(before, own, thing, terms) if terms.diff or terms.dry_run else ""
-    applied = Applied(
-        where=one.where,
-        kind=thing.kind,
-        name=thing.name,
-        subset=thing.subset,
-        tenant=terms.tenant,
-        what="created" if before is None else "updated" if diff else "unchanged",
-        revision=before.revision if before else 0,
-        diff=diff if terms.diff else "",
-    )
-    if terms.dry_run:
-        return applied
-    ttl_s, expires = _lifetime(one.value, terms)
-    wanted = Register(description=own, ttl_s=ttl_s, expires=expires)
-    try:
-        kept = await bus.call(
-            REGISTER, wanted, tenant=terms.tenant, headers=asking(bus), nobody_s=RESTART_S
-        )
-    except InvalidMessage as exc:
-        if (field := str(exc.details.get("field"))) not in _LIFETIMES:
-            raise
-        said = exc.message.removeprefix(f"{field}: ")
-        fault = {"field": _LIFETIMES[field], "description": said}
-        raise InvalidDescription.of(one.where, [fault]) from None
-    if kept.created or before is None:
-        what = "created"
-    else:
-        what = "unchanged" if kept.revision == before.revision else "updated"
-    return replace(
-        applied,
-        name=kept.name,
-        subset=kept.subset,
-        id=kept.id,
-        what=what,
-        revision=kept.revision,
-        notes=kept.notes,
-    )
-
-
-_LIFETIMES = {"/expires": "/registration/expires", "/ttl_s": "/registration/ttl"}
-
-
-def _lifetime(value: Mapping[str, Any], terms: _Terms) -> tuple[float | None, str | None]:
-    """How long it shall stay: seconds, or until when.
-
-    When an entry of some directory ends that it was copied from says nothing of this one.
-    """
-    stated = value.get("registration")
-    if terms.ttl_s is not None or not isinstance(stated, Mapping):
-        return terms.ttl_s, None
-    told = cast("Mapping[str, Any]", stated)
-    if told.get("ttl") is not None:
-        return told["ttl"], None
-    return None, None if "created" in told else told.get("expires")
-
-
-def _difference(before: FoundThing | None, own: dict[str, Any], thing: Thing, terms: _Terms) -> str:
-    # The registry fills in what is missing here, and it is no difference.
-    after = with_id(with_security(own)[0], tenant=terms.tenant, fresh=thing.id)
-    there = written(before.description if before else None)
-    filled = {name: value for name, value in there.items() if name not in own}
-    known = {name: value for name, value in filled.items() if name in ("created", "modified")}
-    return difference(there, {**after, **known}, name=f"{thing.kind} {thing.name}")
-
-
-async def _found(bus: Bus, thing: Thing, tenant: str) -> FoundThing | None:
-    """What is there now; None if there is nothing."""
-    try:
-        wanted = GetThing(name=thing.name, subset=thing.subset)
-        found = await bus.call(GET_THING, wanted, tenant=tenant, nobody_s=RESTART_S)
-    except NotFound:
-        return None
-    # A shared one of that name stays, and is hidden by what is applied.
-    return found if found.tenant == tenant else None
-
-
-# -- on the screen --
-
-
-def _show(one: Applied, *, dry_run: bool) -> None:
-    subset = f" ({one.subset})" if one.subset != DEFAULT_SUBSET else ""
-    space = f" in {one.namespace}" if one.namespace not in ("", "default") else ""
-    revision = "dry run, " if dry_run else f"revision {one.revision}, " if one.revision else ""
-    line = Text.assemble(
-        (f"{one.what:<11}", _COLOURS.get(one.what, "dim")),
-        f"{one.kind} ",
-        (one.name, "bold"),
-        f"{subset}{space} ",
-        (f"{revision}from {one.where}", "dim"),
-    )
-    out().print(line)
-    for note in one.notes:
-        out().print(Text(f"           {note}", "dim"), soft_wrap=True)
-    for shown in coloured(one.diff):
-        out().print(Text("           ").append_text(shown), soft_wrap=True)
-
-
 def _say_many(doing: str, found: Sequence[Manifest]) -> None:
     """Say what takes a while, to somebody who waits for it."""
     if len(found) >= _MANY and err().is_terminal:
         err().print(Text(f"{doing} {len(found)} documents…", "dim"))
-
-
-def _show_extent(outcome: _Outcome) -> None:
-    """Say how far it went: nothing is taken back."""
-    if not outcome.applied:
-        fail("nothing is applied")
-        return
-    count = len(outcome.applied)
-    fail(f"{plural(count, 'document')} before it {'is' if count == 1 else 'are'} applied, and stay")
-    for one in outcome.ahead:
-        named = _named(one)
-        fail(f"  not applied: {named['kind']} {named['name']} from {one.where}")
-    fail("mend it and apply all again: what is applied already is left as it is")
-
-
-def _named(one: Manifest) -> dict[str, Any]:
-    """Which document it is."""
-    metadata = one.resource.metadata if one.resource is not None else None
-    name: Any = metadata.name if metadata is not None else one.value.get("title", "")
-    return {"where": one.where, "kind": one.kind, "name": name}
-
-
-def _as_json(one: Applied, *, diff: bool) -> dict[str, Any]:
-    told = {
-        "where": one.where,
-        "kind": one.kind,
-        "name": one.name,
-        "namespace": one.namespace,
-        "subset": one.subset,
-        "tenant": one.tenant,
-        "id": one.id,
-        "what": one.what,
-        "revision": one.revision,
-        "notes": list(one.notes),
-    }
-    return told | {"diff": one.diff} if diff else told

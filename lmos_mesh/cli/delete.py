@@ -6,9 +6,10 @@ from typing import Any
 from rich.text import Text
 
 from lmos_mesh.bus import RESTART_S, Bus
-from lmos_mesh.cli.apply import show_refused, tenant_of
+from lmos_mesh.cli.apply import tenant_of
 from lmos_mesh.cli.connection import answering, asking, connected, run
 from lmos_mesh.cli.manifests import Manifest, Refused, read_manifests
+from lmos_mesh.cli.outcomes import show_refused
 from lmos_mesh.cli.resource_calls import Target, named_targets
 from lmos_mesh.cli.screen import err, out, print_json
 from lmos_mesh.description import thing_of, with_security

@@ -5,19 +5,28 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli.options import Json, Mesh, Tenant
+from lmos_mesh.cli.options import (
+    AgentName,
+    All,
+    Json,
+    Mesh,
+    OneInstance,
+    ReleaseLine,
+    Tenant,
+    UntilDone,
+    Watch,
+)
 
 app = typer.Typer(help="Show who is on the mesh, and change how they run.")
 
-Name = Annotated[str, typer.Argument(help="An agent.")]
-Subset = Annotated[str, typer.Option(help="Its release line.")]
-One = Annotated[
-    str, typer.Option("--instance", metavar="ID", help="Only this one.", show_default=False)
-]
-Timeout = Annotated[str, typer.Option(help="How long to wait until it is done.")]
-
 _WAITED = "5m"
 _MOST = 1000
+_STEPS = {
+    "restart": "Replace the instances one after the other; nobody who asks notices.",
+    "drain": "Take nothing new, finish what is running however long that takes, and end.",
+    "stop": "Like drain, but call off what takes longer than LMOS_DRAIN_TIMEOUT_S.",
+    "start": "Start again what was drained or stopped.",
+}
 
 
 def _count(text: str) -> int:
@@ -29,8 +38,8 @@ def _count(text: str) -> int:
 @app.callback(invoke_without_command=True)
 def agents(
     context: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
-    all: Annotated[bool, typer.Option("--all", "-a", help="Those that are not live, too.")] = False,
+    watch: Watch = False,
+    all: All = False,
     tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
@@ -46,10 +55,10 @@ def agents(
 @app.command()
 def scale(
     context: typer.Context,
-    name: Name,
+    name: AgentName,
     instances: Annotated[int, typer.Argument(parser=_count, metavar="N", help="How many.")],
-    subset: Subset = "stable",
-    timeout: Timeout = _WAITED,
+    subset: ReleaseLine = "stable",
+    timeout: UntilDone = _WAITED,
     tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
@@ -58,64 +67,23 @@ def scale(
     _steer(context, name, "scale", subset, "", timeout, tenant, as_json, mesh, instances=instances)
 
 
-@app.command()
-def restart(
+def step(
     context: typer.Context,
-    name: Name,
-    subset: Subset = "stable",
-    instance: One = "",
-    timeout: Timeout = _WAITED,
+    name: AgentName,
+    subset: ReleaseLine = "stable",
+    instance: OneInstance = "",
+    timeout: UntilDone = _WAITED,
     tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
-    """Replace the instances one after the other; nobody who asks notices."""
-    _steer(context, name, "restart", subset, instance, timeout, tenant, as_json, mesh)
+    """What the command is called, done to an agent."""
+    action = context.command.name or ""
+    _steer(context, name, action, subset, instance, timeout, tenant, as_json, mesh)
 
 
-@app.command()
-def drain(
-    context: typer.Context,
-    name: Name,
-    subset: Subset = "stable",
-    instance: One = "",
-    timeout: Timeout = _WAITED,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Take nothing new, finish what is running however long that takes, and end."""
-    _steer(context, name, "drain", subset, instance, timeout, tenant, as_json, mesh)
-
-
-@app.command()
-def stop(
-    context: typer.Context,
-    name: Name,
-    subset: Subset = "stable",
-    instance: One = "",
-    timeout: Timeout = _WAITED,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Like drain, but call off what takes longer than LMOS_DRAIN_TIMEOUT_S."""
-    _steer(context, name, "stop", subset, instance, timeout, tenant, as_json, mesh)
-
-
-@app.command()
-def start(
-    context: typer.Context,
-    name: Name,
-    subset: Subset = "stable",
-    instance: One = "",
-    timeout: Timeout = _WAITED,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Start again what was drained or stopped."""
-    _steer(context, name, "start", subset, instance, timeout, tenant, as_json, mesh)
+for _action, _said in _STEPS.items():
+    app.command(_action, help=_said)(step)
 
 
 def _steer(

@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli.options import Json, Mesh, Namespace, Tenant
+from lmos_mesh.cli.options import Files, Json, Mesh, Namespace, Tenant, Watch, Words
 from lmos_mesh.errors import NotFound, SettingsError
-
-Files = Annotated[
-    list[str] | None,
-    typer.Option("--filename", "-f", metavar="FILE", help="A file or folder; - is standard input."),
-]
-Words = Annotated[
-    list[str], typer.Argument(metavar="KIND [NAME…]", help="channels, ch NAME, channel/NAME, …")
-]
 
 
 class DescriptionForm(StrEnum):
@@ -89,7 +81,7 @@ def get(
     output: Annotated[
         Output | None, typer.Option("--output", "-o", help="Else a table.", show_default=False)
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
+    watch: Watch = False,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
@@ -170,7 +162,7 @@ def wait(
 
 
 def channels(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow what changes.")] = False,
+    watch: Watch = False,
     namespace: Namespace = None,
     tenant: Tenant = None,
     as_json: Json = False,

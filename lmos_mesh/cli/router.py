@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli.options import Json, Mesh
+from lmos_mesh.cli.options import (
+    AmongLine,
+    Json,
+    Language,
+    Mesh,
+    Method,
+    SaidOn,
+    Sample,
+    Seconds,
+    Seed,
+)
 
 app = typer.Typer(
     help="How good the router is, and what would make it better.", no_args_is_help=True
 )
-
-Channel = Annotated[str, typer.Option(help="As if said there.")]
-Subset = Annotated[str, typer.Option(help="Among the agents of this release line.")]
-MethodOption = Annotated[
-    str | None, typer.Option("--method", help="vector, llm or hybrid.", show_default=False)
-]
 
 
 def route(
@@ -24,12 +28,10 @@ def route(
     method: Annotated[
         str | None, typer.Option(help="vector, llm, hybrid or explicit.", show_default=False)
     ] = None,
-    channel: Channel = "web",
-    subset: Subset = "stable",
+    channel: SaidOn = "web",
+    subset: AmongLine = "stable",
     agent: Annotated[str | None, typer.Option(help="Take this one.", show_default=False)] = None,
-    language: Annotated[
-        str | None, typer.Option(help="To speak to a language model in.", show_default=False)
-    ] = None,
+    language: Language = None,
     after: Annotated[
         list[str] | None, typer.Option("--after", help="What the user said before.")
     ] = None,
@@ -44,7 +46,7 @@ def route(
     escalate: Annotated[
         bool, typer.Option("--escalate", help="Report that a person had to help.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 30.0,
+    timeout: Seconds = 30.0,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
@@ -76,16 +78,12 @@ def evaluate(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV or JSON lines of messages and agents.")
     ],
-    method: MethodOption = None,
-    channel: Channel = "web",
-    subset: Subset = "stable",
-    language: Annotated[
-        str | None, typer.Option(help="To speak to a language model in.", show_default=False)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="How many, drawn by chance.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    method: Method = None,
+    channel: SaidOn = "web",
+    subset: AmongLine = "stable",
+    language: Language = None,
+    limit: Sample = None,
+    seed: Seed = 0,
     concurrency: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each.")] = 30.0,
     plots: Annotated[
@@ -127,7 +125,7 @@ def lint(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 whatever was found.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 300.0,
+    timeout: Seconds = 300.0,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
@@ -157,17 +155,15 @@ def fit(
         bool, typer.Option("--feedback", help="Use what was reported, too.")
     ] = False,
     channel: Annotated[str, typer.Option(help="Which channel it holds for.")] = "web",
-    subset: Subset = "stable",
+    subset: AmongLine = "stable",
     precision: Annotated[
         float, typer.Option(help="How many of what is routed shall go right.")
     ] = 0.95,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="How many, drawn by chance.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    limit: Sample = None,
+    seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Keep nothing.")] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Drop what was fitted.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 300.0,
+    timeout: Seconds = 300.0,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:

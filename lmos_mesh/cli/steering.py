@@ -5,20 +5,23 @@ from typing import Annotated
 
 import typer
 
-from lmos_mesh.cli.options import Json, Mesh, Namespace, Tenant
+from lmos_mesh.cli.options import ChannelName, Json, Mesh, Namespace, Reason, RolloutName, Tenant
 
 app = typer.Typer(
     help="Move a channel's traffic to another release line, and back.", no_args_is_help=True
 )
 
-Which = Annotated[str, typer.Argument(help="A rollout, or channel/NAME of one of its Channels.")]
-OfChannel = Annotated[str, typer.Argument(help="A Channel.")]
-Reason = Annotated[str, typer.Option(help="Kept in the audit.")]
+_STEPS = {
+    "pause": "Stay at this step, whatever is measured.",
+    "resume": "Go on after a pause.",
+    "abort": "Move all traffic back to stable, at once.",
+    "restart": "Begin again at the first step.",
+}
 
 
 @app.command("status")
 def status(
-    name: Which,
+    name: RolloutName,
     watch: Annotated[
         bool,
         typer.Option("--watch", "-w", help="Until it has ended; exit with 1 unless promoted."),
@@ -49,7 +52,7 @@ def status(
 
 @app.command("promote")
 def promote(
-    name: Which,
+    name: RolloutName,
     full: Annotated[bool, typer.Option("--full", help="All traffic at once.")] = False,
     reason: Reason = "",
     namespace: Namespace = None,
@@ -62,56 +65,22 @@ def promote(
     _steer(name, action, reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
 
 
-@app.command("pause")
-def pause(
-    name: Which,
+def step(
+    context: typer.Context,
+    name: RolloutName,
     reason: Reason = "",
     namespace: Namespace = None,
     tenant: Tenant = None,
     as_json: Json = False,
     mesh: Mesh = None,
 ) -> None:
-    """Stay at this step, whatever is measured."""
-    _steer(name, "pause", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
+    """What the command is called, done to a rollout."""
+    action = context.command.name or ""
+    _steer(name, action, reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
 
 
-@app.command("resume")
-def resume(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Go on after a pause."""
-    _steer(name, "resume", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@app.command("abort")
-def abort(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Move all traffic back to stable, at once."""
-    _steer(name, "abort", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
-
-
-@app.command("restart")
-def restart(
-    name: Which,
-    reason: Reason = "",
-    namespace: Namespace = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-    mesh: Mesh = None,
-) -> None:
-    """Begin again at the first step."""
-    _steer(name, "restart", reason, namespace=namespace, tenant=tenant, as_json=as_json, mesh=mesh)
+for _action, _said in _STEPS.items():
+    app.command(_action, help=_said)(step)
 
 
 @app.command("history")
@@ -130,7 +99,7 @@ def history(
 
 @app.command("undo")
 def undo(
-    name: OfChannel,
+    name: ChannelName,
     revision: Annotated[
         int | None,
         typer.Option("--to-revision", min=1, help="Else the one before.", show_default=False),
@@ -150,7 +119,7 @@ def undo(
 
 @app.command("release")
 def release(
-    name: OfChannel,
+    name: ChannelName,
     namespace: Namespace = None,
     tenant: Tenant = None,
     as_json: Json = False,

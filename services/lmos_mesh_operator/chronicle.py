@@ -6,16 +6,20 @@ looks of its judge.
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus
+from lmos_mesh.calls import Call
 from lmos_mesh.messages import ResourceStep
 from lmos_mesh.resource_index import ResourceKey
 from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting
 from lmos_mesh.transport import CHANGE_SEQUENCE, Stream
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 1000
 _TEXT = 1000
@@ -33,6 +37,15 @@ _OF_CHANNELS = (
 _OF_ROLLOUTS = ("rollout",)
 # A Channel and its Routing have one story.
 _WIRED = (Channel.__name__, ChannelRouting.__name__)
+
+
+def write_step(
+    bus: Bus, call: Call, what: str, key: ResourceKey, *, at: float, **more: object
+) -> None:
+    """Write down what was done, and when it was begun: what it led to comes after it."""
+    logger.info("%s %s", what, key)
+    told = {"at": at, "kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
+    audit.write(bus, call.tenant, f"{_APPLIED}{what}", told, caller=call.caller)
 
 
 async def read_steps(

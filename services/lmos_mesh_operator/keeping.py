@@ -3,18 +3,16 @@
 What is asked about one resource is read from the store, so that whoever wrote reads it back.
 """
 
-import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from lmos_mesh import audit
 from lmos_mesh.applied import Applied
 from lmos_mesh.bus import Bus, Route, route
 from lmos_mesh.calls import Call
-from lmos_mesh.errors import Conflict, InvalidMessage, NotFound
+from lmos_mesh.errors import Conflict, InvalidMessage
 from lmos_mesh.events import rfc3339
 from lmos_mesh.json_faults import Fault
 from lmos_mesh.messages import (
@@ -36,27 +34,25 @@ from lmos_mesh.messages import (
     ResourcesListed,
     ResourceStep,
     ResourceVersion,
-    RestoreRouting,
 )
 from lmos_mesh.resource_index import Kept, ResourceKey, key_of, shown
-from lmos_mesh.resource_store import PastResource, ResourceStore
-from lmos_mesh.resources import (
-    KINDS,
-    Channel,
-    ChannelRollout,
-    ChannelRouting,
-    ChannelStatus,
-    Resource,
-    kind_named,
-)
+from lmos_mesh.resource_store import ResourceStore
+from lmos_mesh.resources import Channel, ChannelRollout, ChannelRouting, Resource
 from lmos_mesh_operator import resource_rules as rules
-from lmos_mesh_operator.chronicle import read_steps
+from lmos_mesh_operator.addressing import (
+    TRIES,
+    busy,
+    check_revision,
+    key_of_named,
+    kind_of_named,
+    past_of,
+    unknown,
+)
+from lmos_mesh_operator.chronicle import read_steps, write_step
 from lmos_mesh_operator.plans import plan_of
-from lmos_mesh_operator.reconcile import key_of_routing, restored
+from lmos_mesh_operator.reconcile import key_of_routing
+from lmos_mesh_operator.restoring import Restoring
 
-logger = logging.getLogger(__name__)
-
-_TRIES = 12
 _KNOWN_S = 2.0
 _REMEMBERED = 4096
 # A reply's own members, and what its encoding adds.
@@ -89,9 +85,9 @@ class Keeping:
         self._bus = bus
         self._applied = applied
         self._store = ResourceStore(bus)
+        self._restoring = Restoring(bus, applied, self._store, gone=gone, clock=clock)
         self._check = check
         self._foresee = foresee
-        self._gone = gone
         self._clock = clock
         self._rivals: OrderedDict[tuple[ResourceKey, int], str] = OrderedDict()
         applied.on_change(self._on_change)
@@ -104,7 +100,7 @@ class Keeping:
             route(LIST_RESOURCES, self.list),
             route(DELETE_RESOURCE, self.delete),
             route(GET_RESOURCE_HISTORY, self.history),
-            route(RESTORE_ROUTING, self.restore),
+            route(RESTORE_ROUTING, self._restoring.restore),
         ]
 
     async def apply(self, request: ApplyResource, call: Call) -> ResourceApplied:
@@ -118,11 +114,11 @@ class Keeping:
         resource, filled = rules.admitted(request.resource, call.tenant)
         key = key_of(resource)
         beside = rules.channels_beside(request.beside, call.tenant) if request.dry_run else ()
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             held = await self._store.get(key)
             before = held.resource if held is not None else None
             revision = held.revision if held is not None else 0
-            self._check_revision(key, revision, request.revision)
+            check_revision(key, revision, request.revision)
             rules.refuse_anothers(before, call.tenant)
             if isinstance(resource, Channel) and (
                 name := rules.rival(self._applied.index, resource)
@@ -169,11 +165,11 @@ class Keeping:
             if isinstance(after, Channel):
                 await self._yield_place(after, before, written)
             says = rules.summary(rules.without_status(after))
-            self._audit(call, said.what, key, at=at, revision=written, message=says)
+            write_step(self._bus, call, said.what, key, at=at, revision=written, message=says)
             metadata = after.metadata.model_copy(update={"resource_version": str(written)})
             after = after.model_copy(update={"metadata": metadata})
             return said.model_copy(update={"revision": written, "after": shown(after)})
-        raise _busy(key)
+        raise busy(key)
 
     def _unfitting(self, channel: Channel) -> list[str]:
         """What becomes of the rollouts that a changed Channel does not fit any more."""
@@ -198,7 +194,7 @@ class Keeping:
             name = rules.rival(self._applied.index, channel) or ""
         if not name:
             return
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             held = await self._store.get(key)
             if held is None or held.resource.metadata.generation != channel.metadata.generation:
                 break
@@ -228,13 +224,13 @@ class Keeping:
             InvalidMessage: That is no kind.
             NotFound: There is none of that name, or that revision of it is not kept.
         """
-        key = _key(request.kind, request.namespace, request.name)
+        key = key_of_named(request.kind, request.namespace, request.name)
         held = await self._store.get(key)
         if held is None or not rules.concerns(held.resource, call.tenant):
-            raise self._unknown(key, call.tenant)
+            raise unknown(self._applied.index, key, call.tenant)
         if request.revision in (None, held.revision):
             return FoundResource(resource=shown(held.resource), revision=held.revision)
-        past = self._past(await self._store.history(key), key, request.revision, call.tenant)
+        past = past_of(await self._store.history(key), key, request.revision, call.tenant)
         assert past.resource is not None
         return FoundResource(resource=shown(past.resource), revision=past.revision)
 
@@ -244,7 +240,7 @@ class Keeping:
         Raises:
             InvalidMessage: That is no kind.
         """
-        kind = _kind(request.kind) if request.kind is not None else None
+        kind = kind_of_named(request.kind) if request.kind is not None else None
         found = sorted(
             (
                 one
@@ -274,16 +270,16 @@ class Keeping:
             NotFound: There is none of that name.
             Conflict: It is not at the revision that is known.
         """
-        key = _key(request.kind, request.namespace, request.name)
+        key = key_of_named(request.kind, request.namespace, request.name)
         if key.kind == ChannelRouting.__name__:
             raise InvalidMessage(
                 "a ChannelRouting goes with its Channel: delete that", field="/kind"
             )
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             held = await self._store.get(key)
             if held is None or not rules.concerns(held.resource, call.tenant):
-                raise self._unknown(key, call.tenant)
-            self._check_revision(key, held.revision, request.revision)
+                raise unknown(self._applied.index, key, call.tenant)
+            check_revision(key, held.revision, request.revision)
             also: tuple[str, ...] = ()
             if key.kind == Channel.__name__ and await self._store.get(key_of_routing(key)):
                 also = (f"{ChannelRouting.__name__}/{key.name}",)
@@ -297,14 +293,14 @@ class Keeping:
             await self._applied.until_known(key, gone, within_s=_KNOWN_S)
             if also:
                 await self._delete_routing(key)
-            self._audit(call, "deleted", key, at=at, revision=held.revision)
+            write_step(self._bus, call, "deleted", key, at=at, revision=held.revision)
             return ResourceDeleted(kind=key.kind, namespace=key.namespace, name=key.name, also=also)
-        raise _busy(key)
+        raise busy(key)
 
     async def _delete_routing(self, channel: ResourceKey) -> None:
         """If we end before this, whoever leads finds it without a Channel."""
         key = key_of_routing(channel)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             held = await self._store.get(key)
             if held is None:
                 return
@@ -318,11 +314,11 @@ class Keeping:
             InvalidMessage: That is no kind.
             NotFound: There is none of that name, and the audit knows of none.
         """
-        key = _key(request.kind, request.namespace, request.name)
+        key = key_of_named(request.kind, request.namespace, request.name)
         held = await self._store.get(key)
         is_there = held is not None and rules.concerns(held.resource, call.tenant)
         if not is_there and not request.steps:
-            raise self._unknown(key, call.tenant)
+            raise unknown(self._applied.index, key, call.tenant)
         versions = tuple(
             ResourceVersion(
                 revision=one.revision,
@@ -343,7 +339,7 @@ class Keeping:
                 self._bus, call.tenant, key, limit=request.steps, kept=kept
             )
             if not (is_there or steps):
-                raise self._unknown(key, call.tenant)
+                raise unknown(self._applied.index, key, call.tenant)
         count = _fitting_steps(steps, self._bus.transport.max_payload)
         return ResourceHistory(
             kind=key.kind,
@@ -353,185 +349,6 @@ class Keeping:
             steps=tuple(steps[:count]),
             earlier=earlier + len(steps) - count,
         )
-
-    async def restore(self, request: RestoreRouting, call: Call) -> FoundResource:
-        """Put an earlier Routing of a Channel back, or let the operator go on.
-
-        Raises:
-            NotFound: There is no such Channel, or that Routing of it is not kept.
-            Conflict: It was for another tenant, channel or subset.
-        """
-        key = _key(Channel.__name__, request.namespace, request.name)
-        for _ in range(_TRIES):
-            held = await self._store.get(key)
-            channel = held.resource if held is not None else None
-            if (
-                held is None
-                or not isinstance(channel, Channel)
-                or not rules.concerns(channel, call.tenant)
-            ):
-                raise self._unknown(key, call.tenant)
-            try:
-                found = await self._restore(request.revision, held, channel, call)
-            except _Overtaken:
-                continue
-            notes: Sequence[str] = ()
-            if request.revision != 0 and isinstance(found.resource, ChannelRouting):
-                notes = self._gone(channel, found.resource)
-            return FoundResource(
-                resource=shown(found.resource), revision=found.revision, notes=tuple(notes)
-            )
-        raise _busy(key)
-
-    async def _restore(
-        self, revision: int | None, held: Kept, channel: Channel, call: Call
-    ) -> Kept:
-        key = key_of_routing(held.key)
-        active = await self._store.get(key)
-        if active is None or not isinstance(active.resource, ChannelRouting):
-            raise NotFound(
-                f"Channel {held.key.name!r} has no Routing",
-                hint=channel.status.message if channel.status is not None else "",
-            )
-        status = channel.status or ChannelStatus()
-        pinned = revision != 0
-        past: PastResource | None = None
-        if pinned:
-            kept = await self._store.history(key)
-            past = (
-                self._past(kept, key, revision, call.tenant)
-                if revision is not None
-                else _before(kept, active, key)
-            )
-        before, at = active.revision, self._clock()
-        try:
-            if status.pinned != pinned:
-                # Before the Routing, or whoever leads would renew that at once.
-                told = status.model_copy(update={"pinned": pinned})
-                await self._store.put(
-                    channel.model_copy(update={"status": told}), expected=held.revision
-                )
-            if past is not None:
-                active = await self._activate(past, active, channel)
-        except Conflict as exc:
-            if isinstance(exc, _Misplaced):
-                raise
-            raise _Overtaken from None
-        if status.pinned != pinned or active.revision != before:
-            what = "restored" if pinned else "released"
-            of = past.revision if past else 0
-            said = f"the Routing of revision {of} is back, and stays" if of else "it follows again"
-            self._audit(call, what, key, at=at, revision=active.revision, of=of, message=said)
-        return active
-
-    async def _activate(self, past: PastResource, active: Kept, channel: Channel) -> Kept:
-        routing = past.resource
-        assert isinstance(routing, ChannelRouting)
-        if (routing.tenant, routing.channel, routing.subset) != (
-            channel.tenant,
-            channel.channel,
-            channel.subset,
-        ):
-            raise _Misplaced(
-                f"revision {past.revision} was for channel {routing.channel!r} "
-                f"({routing.subset}), which this Channel is not any more"
-            )
-        assert isinstance(active.resource, ChannelRouting)
-        if active.resource.spec == routing.spec:
-            return active
-        made = restored(channel, routing, past.revision, now=rfc3339(self._clock()))
-        revision = await self._store.put(made, expected=active.revision)
-        metadata = made.metadata.model_copy(update={"resource_version": str(revision)})
-        return Kept(
-            key=active.key,
-            resource=made.model_copy(update={"metadata": metadata}),
-            revision=revision,
-        )
-
-    @staticmethod
-    def _past(
-        kept: Iterable[PastResource], key: ResourceKey, revision: int | None, tenant: str
-    ) -> PastResource:
-        known = [
-            one for one in kept if one.resource is not None and rules.concerns(one.resource, tenant)
-        ]
-        for one in known:
-            if one.revision == revision:
-                return one
-        numbers = ", ".join(str(one.revision) for one in known)
-        raise NotFound(
-            f"revision {revision} of {key} is not kept",
-            hint=f"kept are {numbers}" if numbers else "nothing of it is kept",
-        )
-
-    @staticmethod
-    def _check_revision(key: ResourceKey, revision: int, wanted: int | None) -> None:
-        if wanted is not None and wanted != revision:
-            raise Conflict(
-                f"{key} is at revision {revision}, not {wanted}",
-                hint="read it again and repeat the change",
-                revision=revision,
-            )
-
-    def _unknown(self, key: ResourceKey, tenant: str) -> NotFound:
-        others = sorted(
-            one.key
-            for one in self._applied.index
-            if one.key.kind == key.kind and rules.concerns(one.resource, tenant)
-        )
-        if same := [one for one in others if one.name == key.name]:
-            hint = f"there is one in namespace {same[0].namespace!r}"
-        else:
-            names = ", ".join(sorted({one.name for one in others})[:5])
-            hint = f"there are {names}" if names else f"tenant {tenant!r} has no {key.kind}"
-        held = self._applied.index.kept(key)
-        if held is not None and (holder := rules.holder_of(held.resource)):
-            hint = f"that name is held by {holder}; {hint}"
-        return NotFound(f"{key} does not exist", hint=hint)
-
-    def _audit(self, call: Call, what: str, key: ResourceKey, *, at: float, **more: object) -> None:
-        """Write down what was done, and when it was begun: what it led to comes after it."""
-        logger.info("%s %s", what, key)
-        told = {"at": at, "kind": key.kind, "namespace": key.namespace, "name": key.name, **more}
-        audit.write(self._bus, call.tenant, f"resource_{what}", told, caller=call.caller)
-
-
-class _Overtaken(Exception):
-    """Somebody wrote in between: look again."""
-
-
-class _Misplaced(Conflict):
-    """A Routing that was for somebody else."""
-
-
-def _before(kept: Iterable[PastResource], active: Kept, key: ResourceKey) -> PastResource:
-    """The last Routing that said something else than the active one."""
-    assert isinstance(active.resource, ChannelRouting)
-    for one in reversed(list(kept)):
-        if (
-            one.revision < active.revision
-            and isinstance(one.resource, ChannelRouting)
-            and one.resource.spec != active.resource.spec
-        ):
-            return one
-    raise NotFound(f"{key} was never any other", hint="`lmos rollout history` lists what there was")
-
-
-def _kind(name: str) -> str:
-    kind = kind_named(name)
-    if kind is None:
-        raise InvalidMessage(
-            f"/kind: {name!r} is no kind; there are {', '.join(KINDS)}", field="/kind"
-        )
-    return kind
-
-
-def _key(kind: str, namespace: str, name: str) -> ResourceKey:
-    key = ResourceKey(_kind(kind), namespace, name)
-    if not name or not namespace:
-        field = "/namespace" if name else "/name"
-        raise InvalidMessage(f"{field}: is empty", field=field)
-    return key
 
 
 def _fitting(resources: "list[dict[str, object]]", page: "list[Kept]", max_payload: int) -> int:
@@ -554,7 +371,3 @@ def _fitting_steps(steps: Sequence[ResourceStep], max_payload: int) -> int:
         if room < 0:
             return count
     return len(steps)
-
-
-def _busy(key: ResourceKey) -> Conflict:
-    return Conflict(f"{key} was changed by others {_TRIES} times meanwhile", hint="try again")

@@ -1,7 +1,8 @@
 """`python -m lmos_mesh_registry`: run the registry as this process."""
 
 from lmos_mesh.service import run_service
-from lmos_mesh_registry.service import Registry, RegistrySettings
+from lmos_mesh_registry.service import Registry
+from lmos_mesh_registry.settings import RegistrySettings
 
 
 def main() -> None:

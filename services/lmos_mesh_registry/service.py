@@ -2,37 +2,18 @@
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
-
-from pydantic import Field
 
 from lmos_mesh import audit, subjects
 from lmos_mesh.bus import Bus, route
 from lmos_mesh.calls import Call
 from lmos_mesh.codec import Packed
-from lmos_mesh.description import (
-    describe,
-    description_faults,
-    id_of,
-    named_in_words,
-    thing_of,
-    with_security,
-)
+from lmos_mesh.description import thing_of
 from lmos_mesh.directory import Directory
-from lmos_mesh.errors import (
-    Conflict,
-    InvalidDescription,
-    InvalidMessage,
-    MeshError,
-    NotFound,
-    ThingNotFound,
-)
-from lmos_mesh.liveness import LEASES
-from lmos_mesh.membership import Entered, Membership, how_to_start
+from lmos_mesh.errors import Conflict, NotFound
+from lmos_mesh.membership import Entered, Membership
 from lmos_mesh.messages import (
     DEREGISTER,
     FIND_THINGS,
@@ -57,57 +38,33 @@ from lmos_mesh.messages import (
     ThingsFound,
     ThingVersion,
 )
-from lmos_mesh.semver import Version
 from lmos_mesh.service import announce_service, run_forever
-from lmos_mesh.settings import Settings
-from lmos_mesh.thing_faults import label_of, thing_from
-from lmos_mesh.things import Thing, ThingKey
+from lmos_mesh.things import ThingKey
 from lmos_mesh.transport import Entry, Revision
 from lmos_mesh_registry import federation, jsonpaths
+from lmos_mesh_registry.addressing import TRIES, busy, key_asked_for, unknown
+from lmos_mesh_registry.admitting import (
+    check,
+    described,
+    outranked,
+    refuse_mirrored,
+    refuse_others,
+    refuse_taken,
+    stays,
+)
 from lmos_mesh_registry.announcer import Announcer
 from lmos_mesh_registry.catalog import Found, Scores, candidates, find, search, shown
 from lmos_mesh_registry.entries import Entries
 from lmos_mesh_registry.foreign import ForeignAgents
+from lmos_mesh_registry.forgetting import Forgetting
 from lmos_mesh_registry.meaning import Meanings
 from lmos_mesh_registry.packing import PackedThings, page
-from lmos_mesh_registry.registering import (
-    REGISTRATION,
-    Lifetime,
-    Stored,
-    entered_from,
-    fitting,
-    key_of_id,
-    lifetime_of,
-)
+from lmos_mesh_registry.registering import entered_from, fitting, lifetime_of
+from lmos_mesh_registry.settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 8
-# A server hangs up on longer subjects; names and ids as long as they may be stay below.
-_KEY_BYTES = 2_000
 _OPERATIONS = ("register", "deregister", "get", "find", "search", "history", "status")
-
-
-class RegistrySettings(Settings):
-    """Settings of the registry.
-
-    Attributes:
-        registry_forget_after_s: How long an agent without any instance stays listed.
-        registry_foreign_tenant: The tenant that agents hosted with other software enter.
-        registry_mesh: What this mesh is called by others that mirror it.
-        registry_peers: Other meshes to mirror: URLs of their HTTP directories, or `NAME=URL`,
-            separated by commas.
-        registry_peer_tenant: The tenant that their Things enter; our own by default.
-        registry_peer_stale_s: How long their Things stay when a mesh does not answer any more.
-    """
-
-    registry_forget_after_s: float = Field(default=24 * 3600.0, gt=0)
-    registry_foreign_tenant: str = ""
-    registry_sweep_s: float = Field(default=60.0, gt=0)
-    registry_mesh: str = ""
-    registry_peers: str = ""
-    registry_peer_tenant: str = ""
-    registry_peer_stale_s: float = Field(default=30.0, ge=2)
 
 
 class Registry:
@@ -118,7 +75,6 @@ class Registry:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._seen_live: dict[ThingKey, float] = {}
         self._packed = PackedThings()
 
     async def run(self, bus: Bus, ready: Callable[[], None]) -> None:
@@ -127,11 +83,16 @@ class Registry:
         settings = self._settings
         self._peers = federation.peers_in(settings.registry_peers, own=settings.registry_mesh)
         self._peer_tenant = settings.registry_peer_tenant or bus.tenant
-        self._leases = bus.transport.key_value(LEASES)
         self._directory = Directory(bus)
-        self._directory.on_death(self._on_death)
-        announcer = Announcer(bus, self._directory, clock=self._clock)
         self._entries = Entries(bus, self._directory, clock=self._clock)
+        forgetting = Forgetting(
+            bus,
+            self._directory,
+            self._entries,
+            after_s=settings.registry_forget_after_s,
+            clock=self._clock,
+        )
+        announcer = Announcer(bus, self._directory, clock=self._clock)
         await self._directory.follow()
         self._meanings = Meanings(bus, self._membership)
         self._directory.on_change(self._meanings.changed)
@@ -159,7 +120,7 @@ class Registry:
             ],
         )
         await announce_service(bus, "registry", "Who is on the mesh", _OPERATIONS)
-        bus.spawn(self._sweep(), name="sweep")
+        bus.spawn(forgetting.sweep(settings.registry_sweep_s), name="sweep")
         federation.start(
             bus,
             self._directory.membership,
@@ -187,14 +148,14 @@ class Registry:
             Conflict: It is not at the revision that it should replace, its id is another Thing's,
                 or it belongs to another mesh.
         """
-        description, told, notes = _described(request, call.tenant)
+        description, told, notes = described(request, call.tenant)
         life = lifetime_of(request, told, now=self._clock())
         thing = thing_of(description, tenant=call.tenant)
-        _refuse_others(thing, call.tenant, at="/tenant" if request.thing else "/id")
+        refuse_others(thing, call.tenant, at="/tenant" if request.thing else "/id")
         key = ThingKey(call.tenant, thing.name, thing.subset)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             held = await self._entries.get(key)
-            self._check(request, key, thing, held)
+            check(request, key, thing, held, self._membership)
             said = Registered(
                 name=thing.name,
                 subset=thing.subset,
@@ -204,10 +165,12 @@ class Registry:
                 notes=notes,
             )
             if held is not None:
-                if request.revision is None and self._outranked(key, held, thing.version):
+                if request.revision is None and outranked(
+                    self._membership, key, held, thing.version
+                ):
                     newer = "a newer version is live; its description stands"
                     return said.model_copy(update={"notes": (*notes, newer)})
-                if _stays(held, description, life):
+                if stays(held, description, life):
                     return said
             try:
                 revision = await self._entries.put(key, description, held, life)
@@ -221,50 +184,15 @@ class Registry:
             if held is None:
                 await self._yield_id(key, said.id, revision)
             return said.model_copy(update={"revision": revision})
-        raise _busy(key)
-
-    def _check(self, request: Register, key: ThingKey, thing: Thing, held: Stored | None) -> None:
-        """Whether it may be registered, over what is there."""
-        revision = held.revision if held else 0
-        if request.revision is not None and request.revision != revision:
-            raise Conflict(
-                f"{key.name!r} is at revision {revision}, not {request.revision}",
-                hint="read it again and repeat the change",
-                revision=revision,
-            )
-        _refuse_mirrored(key, held)
-        self._refuse_taken(key, id_of(thing))
-
-    def _refuse_taken(self, key: ThingKey, id: str, before: int | None = None) -> None:
-        for other in self._membership.looked_up(key.tenant, id=id):
-            if other.key.tenant != key.tenant:
-                continue  # a shared one, which this hides or stands beside
-            if other.thing.origin and key.name != id:
-                continue  # a mirror of another mesh's gives way
-            if other.key != key and (before is None or other.revision < before):
-                raise Conflict(
-                    f"{id!r} is the id of {other.key.name!r} ({other.key.subset}) already",
-                    hint="ids are unique in a tenant: give this one another, or deregister that",
-                    name=other.key.name,
-                    subset=other.key.subset,
-                )
+        raise busy(key)
 
     async def _yield_id(self, key: ThingKey, id: str, revision: int) -> None:
         """Of two that were given the same id at the same time, the later one leaves."""
         try:
-            self._refuse_taken(key, id, revision)
+            refuse_taken(self._membership, key, id, revision)
         except Conflict:
             await self._entries.remove(key, revision)
             raise
-
-    def _outranked(self, key: ThingKey, held: Stored, version: str) -> bool:
-        """Whether an instance with a higher version is live: its Description stands."""
-        if not (instances := self._membership.instances(key)):
-            return False
-        known = thing_of(held.description, tenant=key.tenant, trusted=True)
-        return Version.parse(known.version) > Version.parse(version) and any(
-            one.version == known.version for one in instances
-        )
 
     async def deregister(self, request: Deregister, call: Call) -> Deregistered:
         """Forget a Thing, unless another instance still serves it.
@@ -273,12 +201,14 @@ class Registry:
             ThingNotFound: There is none of that name or id.
             Conflict: It is not at the revision that is known, or belongs to another mesh.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id, own=True)
-        for _ in range(_TRIES):
+        key = key_asked_for(
+            self._membership, call.tenant, request.name, request.subset, request.id, own=True
+        )
+        for _ in range(TRIES):
             held = await self._entries.get(key)
             if held is None:
-                raise self._unknown(key, request.id)
-            _refuse_mirrored(key, held)
+                raise unknown(self._membership, key, request.id)
+            refuse_mirrored(key, held)
             if request.revision is not None and request.revision != held.revision:
                 raise Conflict(
                     f"{key.name!r} is at revision {held.revision}, not {request.revision}",
@@ -296,7 +226,7 @@ class Registry:
             logger.info("deregistered %s (%s)", key.name, key.subset)
             self._audit(call, "deregistered", key, held.revision)
             return Deregistered(name=key.name, subset=key.subset, gone=True)
-        raise _busy(key)
+        raise busy(key)
 
     # -- asking --
 
@@ -307,7 +237,7 @@ class Registry:
             ThingNotFound: There is none of that name or id.
             NotFound: That revision of it is not kept.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id)
+        key = key_asked_for(self._membership, call.tenant, request.name, request.subset, request.id)
         as_of = self._directory.as_of
         entered = await self._entries.entered(key)
         if request.revision is not None and (
@@ -315,7 +245,7 @@ class Registry:
         ):
             entered = await self._earlier(key, request.revision)
         if entered is None:
-            raise self._unknown(key, request.id)
+            raise unknown(self._membership, key, request.id)
         return shown(entered, self._membership, whole=True, tenant=call.tenant, as_of=as_of)
 
     async def _earlier(self, key: ThingKey, revision: int) -> Entered:
@@ -407,10 +337,10 @@ class Registry:
         Raises:
             ThingNotFound: Nothing of that name or id is kept.
         """
-        key = self._key(call.tenant, request.name, request.subset, request.id)
+        key = key_asked_for(self._membership, call.tenant, request.name, request.subset, request.id)
         kept = await self._entries.history(key)
         if not kept:
-            raise self._unknown(key, request.id)
+            raise unknown(self._membership, key, request.id)
         versions = tuple(_version(key, one) for one in reversed(kept))
         return History(name=key.name, subset=key.subset, versions=versions)
 
@@ -423,140 +353,9 @@ class Registry:
             as_of=self._directory.as_of,
         )
 
-    def _key(self, tenant: str, name: str, subset: str, id: str, *, own: bool = False) -> ThingKey:
-        """What is asked for: the tenant's own, or, unless that is said, a shared one it means.
-
-        Raises:
-            InvalidMessage: It is named in no way or in two, or in one that no Thing is.
-        """
-        if bool(name) == bool(id):
-            raise InvalidMessage("give either `name` or `id`", field="/name")
-        if name:
-            key = ThingKey(tenant, name, subset)
-            if not own:
-                key = self._membership.meant(*key) or key
-        else:
-            entered = self._membership.by_id(tenant, id)
-            if entered is not None and own and entered.key.tenant != tenant:
-                entered = None
-            key = entered.key if entered is not None else key_of_id(tenant, id)
-        if len(subjects.key(*key)) > _KEY_BYTES:
-            field = "/name" if name else "/id"
-            raise InvalidMessage(f"{field}: is longer than any Thing's", field=field)
-        return key
-
-    def _unknown(self, key: ThingKey, id: str) -> ThingNotFound:
-        if id:
-            return ThingNotFound(
-                f"nothing with the id {id!r} is registered in {key.tenant!r}",
-                hint="see `lmos agents --all`",
-            )
-        near = self._membership.near(key.tenant, key.name)
-        hint = f"did you mean {', '.join(near)}?" if near else "see `lmos agents`"
-        if self._membership.stopped(key):
-            hint = f"it is stopped; {how_to_start(key)}"
-        elif subsets := self._membership.subsets(key.tenant, key.name):
-            hint = f"it is there as {', '.join(subsets)}"
-        return ThingNotFound(
-            f"nothing called {key.name!r} ({key.subset}) is registered in {key.tenant!r}",
-            hint=hint,
-            near=near,
-        )
-
-    # -- those who are gone --
-
-    def _on_death(self, tenant: str, instance: str) -> None:
-        self._bus.spawn(self._end_lease(tenant, instance), name="end-lease")
-
-    async def _end_lease(self, tenant: str, instance: str) -> None:
-        """Remove the lease of a process that died, for those who did not hear of it."""
-        try:
-            entry = await self._leases.get(subjects.key(tenant, instance))
-            if entry is None:
-                return
-            connection = json.loads(entry.value).get("connection", "")
-            if self._membership.closed(connection):
-                await self._leases.delete(entry.key, expected=entry.revision)
-        except Conflict:
-            pass  # another replica was first, or the process is back
-        except MeshError as exc:
-            logger.warning("could not end the lease of %s: %s", instance, exc)
-
-    async def _sweep(self) -> None:
-        """Forget what nobody has served for long."""
-        while True:
-            now = self._clock()
-            for one in self._membership:
-                if self._membership.live(one.key) or not one.needs_instances:
-                    self._seen_live[one.key] = now
-                elif now - self._seen_live.setdefault(one.key, now) > (
-                    self._settings.registry_forget_after_s
-                ):
-                    self._seen_live.pop(one.key, None)
-                    try:
-                        await self._entries.remove(one.key, one.revision)
-                        logger.info("forgot %s: no instance for long", one.key.name)
-                    except MeshError as exc:
-                        logger.info("could not forget %s: %s", one.key.name, exc)
-            for key in self._seen_live.keys() - {one.key for one in self._membership}:
-                del self._seen_live[key]
-            await asyncio.sleep(self._settings.registry_sweep_s)
-
     def _audit(self, call: Call, what: str, key: ThingKey, revision: int) -> None:
         told = {"thing": key.name, "subset": key.subset, "revision": revision}
         audit.write(self._bus, call.tenant, what, told, caller=call.caller)
-
-
-def _described(
-    request: Register, tenant: str
-) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[str, ...]]:
-    """A valid Description of what is to be registered, its `registration`, what was filled in."""
-    if (request.description is None) == (request.thing is None):
-        raise InvalidMessage("give either `description` or `thing`")
-    if request.thing is not None:
-        description = describe(thing_from({"tenant": tenant, **request.thing}))
-        # Its schemas and its terms are the writer's own.
-        if faults := description_faults(description):
-            raise InvalidDescription.of(label_of(request.thing), faults)
-        return description, None, ()
-    description = dict(request.description or {})
-    told: Any = description.pop(REGISTRATION, None)
-    if told is not None and not isinstance(told, dict):
-        raise InvalidMessage("/description/registration: must be an object")
-    description, notes = with_security(description)
-    if faults := description_faults(description):
-        raise InvalidDescription.of(named_in_words(description), faults)
-    if "id" not in description:
-        # It is known by the URN of its names.
-        description["id"] = id_of(thing_of(description, tenant=tenant))
-    return description, cast("dict[str, Any] | None", told), notes
-
-
-def _refuse_others(thing: Thing, tenant: str, *, at: str) -> None:
-    """Refuse what says that it is somebody else's."""
-    if thing.tenant != tenant:
-        said = f"is of tenant {thing.tenant!r}, and it is registered in {tenant!r}"
-        fault = {"field": at, "description": said}
-        raise InvalidDescription.of(label_of({"name": thing.name, "kind": thing.kind}), [fault])
-    if thing.origin:
-        said = "names the mesh that a Thing is mirrored from; only a registry may say that"
-        fault = {"field": "/mesh:origin", "description": said}
-        raise InvalidDescription.of(label_of({"name": thing.name, "kind": thing.kind}), [fault])
-
-
-def _refuse_mirrored(key: ThingKey, held: Stored | None) -> None:
-    origin = held.description.get("mesh:origin") if held is not None else None
-    if origin:
-        raise Conflict(
-            f"{key.name!r} is a mirror of what mesh {origin!r} has, and is changed only there",
-            origin=origin,
-        )
-
-
-def _stays(held: Stored, description: dict[str, Any], life: Lifetime) -> bool:
-    """Whether nothing is to be written: the same, and neither has an end to be moved."""
-    lasting = held.registration is None or held.registration.expires is None
-    return lasting and life.ends is None and held.description == description
 
 
 def _answered(
@@ -588,10 +387,3 @@ def _version(key: ThingKey, one: Revision) -> ThingVersion:
     entered = entered_from(key, past)
     version = entered.thing.version if entered is not None else ""
     return ThingVersion(revision=one.number, at=one.at, version=version)
-
-
-def _busy(key: ThingKey) -> Conflict:
-    return Conflict(
-        f"{key.name!r} ({key.subset}) was changed by others {_TRIES} times meanwhile",
-        hint="try again; two processes may be registering different agents under one name",
-    )

@@ -4,41 +4,34 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Any
 
 from lmos_mesh.calls import Call
 from lmos_mesh.errors import Cancelled, DeadlineExceeded, HandedOver, MeshError
-from lmos_mesh.invocation import ANONYMIZATION
-from lmos_mesh.messages import (
-    Answer,
-    AnsweredPart,
-    Converse,
-    Decision,
-    ReportedPart,
-    Turn,
-    Utterance,
-)
+from lmos_mesh.messages import Answer, Converse, Decision, Turn, Utterance
 from lmos_mesh.reply_stream import Patience
 from lmos_mesh_runtime.asking import ACK_S, Ask, Asker
 from lmos_mesh_runtime.asking_back import question_for, question_for_part, spoken
 from lmos_mesh_runtime.choosing import Chooser, Chosen, in_a_circle, too_far
 from lmos_mesh_runtime.contexts import circumstances_of
-from lmos_mesh_runtime.conversation import answer_of, error_of
-from lmos_mesh_runtime.merging import Frames, Merged
+from lmos_mesh_runtime.conversation import answer_of
+from lmos_mesh_runtime.jobs import (
+    Job,
+    anonymization_of,
+    answered_part,
+    exchange_of,
+    note,
+    reported_part,
+)
+from lmos_mesh_runtime.merging import Merged
 from lmos_mesh_runtime.picking import pick_of
-from lmos_mesh_runtime.reporting import Relay, objects_of
+from lmos_mesh_runtime.reporting import Relay
 from lmos_mesh_runtime.routing import Ways
 from lmos_mesh_runtime.settings import RuntimeSettings
-from lmos_mesh_runtime.several import (
-    Planned,
-    all_failed,
-    apology,
-    heading,
-    plan,
-    skipped,
-)
+from lmos_mesh_runtime.several import Planned, all_failed, apology, plan, skipped
+from lmos_mesh_runtime.speaking import Speaking
 
 logger = logging.getLogger(__name__)
 
@@ -61,58 +54,6 @@ class Told:
     history: Sequence[Utterance]
     relay: Relay
     until: float
-
-
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """What one agent is to do, or several one after the other that hand it over.
-
-    Attributes:
-        at: Which request of the message it is.
-        task: What is asked of agents is known by this and a number.
-        restarts: Whether the caller can be told that the answer begins anew.
-        asked: The agents that were asked, in order.
-        ask: What is asked of the one that is at it.
-        words: What was answered.
-        after: The requests whose answers it knows.
-    """
-
-    at: int
-    text: str
-    chosen: Chosen | None
-    history: Sequence[Utterance]
-    task: str
-    restarts: bool
-    until: float
-    asked: list[Chosen] = field(default_factory=list[Chosen])
-    attempts: int = 0
-    instance: str = ""
-    ask: Ask | None = None
-    anonymization: tuple[dict[str, Any], ...] | None = None
-    words: str = ""
-    error: MeshError | None = None
-    skipped: bool = False
-    asked_back: bool = False
-    after: frozenset[int] = frozenset()
-    took_s: float = 0.0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def state(self) -> Literal["done", "failed", "skipped", "asked_back"]:
-        if self.skipped:
-            return "skipped"
-        if self.asked_back:
-            return "asked_back"
-        return "failed" if self.error else "done"
-
-    @property
-    def unanswered(self) -> bool:
-        """Whether nobody can build on it."""
-        return self.skipped or self.asked_back or self.error is not None
-
-    @property
-    def handovers(self) -> tuple[str, ...]:
-        return tuple(one.key.name for one in self.asked[:-1])
 
 
 class Answering:
@@ -214,7 +155,7 @@ class Answering:
 
     async def _single(self, told: Told, chosen: Chosen | None) -> dict[str, Any]:
         assert chosen is not None, "one that may not be asked is refused"
-        job = _Job(
+        job = Job(
             at=0,
             text=told.request.message,
             chosen=chosen,
@@ -224,11 +165,11 @@ class Answering:
             until=told.until,
         )
         merged = Merged(1)
-        telling = _Telling(told.relay, merged, [job], tagged=False)
+        speaking = Speaking(told.relay, merged, [job], tagged=False)
         try:
-            await self._work(told, job, chosen, telling)
+            await self._work(told, job, chosen, speaking)
         finally:
-            _note(told.relay, [job])
+            note(told.relay, [job])
         assert job.ask is not None, "who has answered was asked"
         return {
             "answer": merged.text(),
@@ -247,7 +188,7 @@ class Answering:
         if number > self._settings.runtime_handovers:
             raise too_far(path, chosen.key.name, self._settings.runtime_handovers)
 
-    async def _work(self, told: Told, job: _Job, chosen: Chosen, telling: "_Telling") -> None:
+    async def _work(self, told: Told, job: Job, chosen: Chosen, speaking: Speaking) -> None:
         """Have an agent answer, and then those that it hands over to."""
         way = told.relay.way
         path = list(told.call.path)
@@ -273,7 +214,7 @@ class Answering:
                 ),
                 task=f"{job.task}.{number}" if number else job.task,
                 restarts=job.restarts,
-                send=telling.sender(job),
+                send=speaking.sender(job),
                 patience=self.patience(max(0.001, job.until - time.monotonic())),
             )
             try:
@@ -286,7 +227,7 @@ class Answering:
                     handed, chosen.key, request, way, job.history, path
                 )
                 self._check(path, taker, number + 1)
-                await telling.handed_over(job, chosen, taker)
+                await speaking.handed_over(job, chosen, taker)
                 chosen = taker
             finally:
                 job.attempts += ask.attempts
@@ -303,7 +244,7 @@ class Answering:
         left_s = max(0.0, told.until - now)
         until = told.until - min(_MARGIN_S, left_s * _MARGIN_SHARE)
         jobs = [
-            _Job(
+            Job(
                 at=at,
                 text=one.part.text,
                 chosen=of,
@@ -315,20 +256,20 @@ class Answering:
             for at, (one, of) in enumerate(zip(planned, chosen, strict=True))
         ]
         merged = Merged(len(jobs))
-        telling = _Telling(told.relay, merged, jobs, tagged=True)
+        speaking = Speaking(told.relay, merged, jobs, tagged=True)
         language = self._language(told)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for job, one in zip(jobs, planned, strict=True):
-                    tasks.create_task(self._part(told, job, one, jobs, telling, language))
+                    tasks.create_task(self._part(told, job, one, jobs, speaking, language))
         finally:
-            _note(told.relay, jobs)
-            parts = tuple(_answered(job, one) for job, one in zip(jobs, planned, strict=True))
-            told.relay.parts = tuple(map(_reported, parts))
+            note(told.relay, jobs)
+            parts = tuple(answered_part(job, one) for job, one in zip(jobs, planned, strict=True))
+            told.relay.parts = tuple(map(reported_part, parts))
         answered = any(one.state == "done" for one in parts)
         if not answered and any(one.state == "failed" for one in parts):
             raise all_failed(parts)
-        told.relay.anonymization = _together(told, jobs)
+        told.relay.anonymization = anonymization_of(jobs, told.request.anonymization or ())
         asked = [one for one in parts if one.state not in ("skipped", "asked_back")]
         return {
             "answer": merged.text(),
@@ -345,14 +286,14 @@ class Answering:
     async def _part(
         self,
         told: Told,
-        job: _Job,
+        job: Job,
         planned: Planned,
-        jobs: Sequence[_Job],
-        telling: "_Telling",
+        jobs: Sequence[Job],
+        speaking: Speaking,
         language: str,
     ) -> None:
         """See to one request of several; that it fails is no concern of the others."""
-        telling.title(job, planned)
+        speaking.title(job, planned)
         try:
             before = [jobs[at] for at in planned.waits_for]
             for one in before:
@@ -362,25 +303,25 @@ class Answering:
                 job.after = frozenset(
                     (*planned.waits_for, *(at for one in before for at in one.after))
                 )
-                said = [_said(jobs[at]) for at in sorted(job.after)]
+                said = [exchange_of(jobs[at]) for at in sorted(job.after)]
                 job.history = (*job.history, *chain.from_iterable(said))
             job.skipped = job.skipped or planned.left_out
             began = time.monotonic()
             if job.skipped:
                 most = self._settings.runtime_parts
-                await telling.say(job, skipped(planned, language=language, most=most))
-                await telling.end(job)
+                await speaking.say(job, skipped(planned, language=language, most=most))
+                await speaking.end(job)
                 return
             if planned.part.outcome != "routed":
                 job.asked_back = True
-                await telling.say(job, question_for_part(planned.part, language))
-                await telling.end(job)
+                await speaking.say(job, question_for_part(planned.part, language))
+                await speaking.end(job)
                 return
             try:
                 if job.chosen is None:
                     raise self._ways.refused(told.relay.way, planned.part.agent)
                 async with asyncio.timeout(job.until - began):
-                    await self._work(told, job, job.chosen, telling)
+                    await self._work(told, job, job.chosen, speaking)
             except MeshError as error:
                 job.error = error
             except TimeoutError:
@@ -389,160 +330,14 @@ class Answering:
                 logger.exception("a part of turn %s failed", told.turn.turn)
                 job.error = MeshError("the runtime failed", hint="its log has the traceback")
             job.took_s = time.monotonic() - began
-            job.words = telling.words(job)
+            job.words = speaking.words(job)
             if job.error is not None:
                 said = apology(job.error, language=language, begun=bool(job.words))
-                telling.untitled(job)
-                await telling.say(job, said)
-            await telling.end(job)
+                speaking.untitled(job)
+                await speaking.say(job, said)
+            await speaking.end(job)
         except asyncio.CancelledError:
             job.error = job.error or Cancelled("the turn was called off")
             raise
         finally:
             job.ended.set()
-
-
-class _Telling:
-    """Passes on what jobs say, so that each one's words stay together."""
-
-    def __init__(self, relay: Relay, merged: Merged, jobs: Sequence[_Job], *, tagged: bool) -> None:
-        self._relay = relay
-        self._merged = merged
-        self._jobs = jobs
-        self._tagged = tagged
-        self._lock = asyncio.Lock()
-
-    def sender(self, job: _Job) -> Any:
-        """How an agent's frames are passed on."""
-
-        async def send(kind: str, body: Any) -> None:
-            if kind == "delta":
-                await self.say(job, body)
-            elif kind == "restart":
-                job.anonymization = None
-                async with self._lock:
-                    await self._pass_on(self._merged.restart(job.at, body))
-            elif self._tagged and isinstance(body, dict):
-                await self._tell(job, kind, cast("dict[str, Any]", body))
-            else:
-                await self._relay.send(kind, body)
-
-        return send
-
-    async def _tell(self, job: _Job, kind: str, body: dict[str, Any]) -> None:
-        entities = body.get(ANONYMIZATION)
-        if kind == "status" and isinstance(entities, list):
-            job.anonymization = objects_of(cast("list[Any]", entities))
-        else:
-            await self._relay.send(kind, {**body, "part": job.at})
-
-    async def say(self, job: _Job, text: str) -> None:
-        """An agent says something, or something is said in its place."""
-        async with self._lock:
-            await self._pass_on(self._merged.say(job.at, text))
-
-    async def end(self, job: _Job) -> None:
-        """It is the next one's turn."""
-        async with self._lock:
-            await self._pass_on(self._merged.end(job.at))
-
-    async def _pass_on(self, frames: Frames) -> None:
-        for kind, body in frames:
-            await self._relay.send(kind, body)
-        for one in self._jobs:
-            if one.ask is not None:
-                # What the caller has not seen yet can always begin anew.
-                one.ask.restarts = one.restarts or not self._merged.seen(one.at)
-
-    async def handed_over(self, job: _Job, giver: Chosen, taker: Chosen) -> None:
-        """What the first one said stays."""
-        of = self._heading(taker) if self._tagged else ""
-        self._merged.named(job.at, of)
-        body = {
-            "state": "handed_over",
-            "from": giver.key.name,
-            "to": taker.key.name,
-            "capability": taker.capability.id,
-        }
-        await self._relay.send("status", {**body, "part": job.at} if self._tagged else body)
-
-    def title(self, job: _Job, planned: Planned) -> None:
-        """What a request's answer stands under."""
-        chosen = job.chosen
-        part = planned.part
-        of = self._heading(chosen) if chosen else heading(part.agent, part.capability, part.text)
-        self._merged.named(job.at, of)
-
-    def untitled(self, job: _Job) -> None:
-        """What is said from now on is not the agent's own."""
-        if self._merged.words(job.at):
-            self._merged.named(job.at, "")
-
-    def words(self, job: _Job) -> str:
-        """What was answered to one request."""
-        return self._merged.words(job.at)
-
-    @staticmethod
-    def _heading(chosen: Chosen) -> str:
-        return heading(chosen.key.name, chosen.capability.name or chosen.capability.id)
-
-
-def _said(job: _Job) -> tuple[Utterance, ...]:
-    """A request and its answer, as what was said before the next."""
-    agent = job.asked[-1].key.name if job.asked else ""
-    return (
-        Utterance(role="user", content=job.text),
-        Utterance(role="assistant", content=job.words, agent=agent),
-    )
-
-
-def _note(relay: Relay, jobs: Sequence[_Job]) -> None:
-    """What a report says of who has answered."""
-    last = [job.asked[-1] for job in jobs if job.asked]
-    relay.agent = ",".join(dict.fromkeys(one.key.name for one in last))
-    relay.capability = ",".join(dict.fromkeys(one.capability.id for one in last))
-    relay.handovers = sum(len(job.handovers) for job in jobs)
-    asked = [one for job in jobs for one in job.asked]
-    relay.repeatable = all(one.capability.idempotent for one in asked)
-
-
-def _answered(job: _Job, planned: Planned) -> AnsweredPart:
-    last = job.asked[-1] if job.asked else job.chosen
-    return AnsweredPart(
-        text=job.text,
-        agent=last.key.name if last else planned.part.agent,
-        subset=last.key.subset if last else planned.part.subset,
-        capability=last.capability.id if last else planned.part.capability,
-        instance=job.instance,
-        state=job.state,
-        answer=job.words,
-        error=error_of(job.error.problem()) if job.error else None,
-        needs=planned.needs,
-        handovers=job.handovers,
-        attempts=job.attempts,
-        total_s=round(job.took_s, 4),
-    )
-
-
-def _reported(part: AnsweredPart) -> ReportedPart:
-    return ReportedPart(
-        agent=part.agent,
-        capability=part.capability,
-        state=part.state,
-        error=str((part.error or {}).get("code", "")),
-        handovers=len(part.handovers),
-        total_s=part.total_s,
-    )
-
-
-def _together(told: Told, jobs: Sequence[_Job]) -> tuple[dict[str, Any], ...] | None:
-    """What stands for what in all answers; None if no agent has changed anything."""
-    if all(job.anonymization is None for job in jobs):
-        return None
-    found: list[dict[str, Any]] = []
-    for job in jobs:
-        own = job.anonymization
-        for one in (told.request.anonymization or ()) if own is None else own:
-            if one not in found:
-                found.append(one)
-    return tuple(found)

@@ -37,7 +37,8 @@ from lmos_mesh.reply_stream import Frame
 from lmos_mesh.thing_faults import thing_from
 from lmos_mesh.transport import Packet
 from lmos_mesh.watching import Watch
-from lmos_mesh_registry.service import Registry, RegistrySettings
+from lmos_mesh_registry.service import Registry
+from lmos_mesh_registry.settings import RegistrySettings
 from tests.conftest import MemoryMesh
 
 SOON_S = 10.0
@@ -1006,7 +1007,7 @@ async def test_what_is_no_event_of_the_agent_or_not_of_its_type_is_refused(
 async def test_what_an_agent_does_in_the_background_begins_anew_and_ends_with_it(
     memory_mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmos_mesh.hosting._ANEW_S", 0.01)
+    monkeypatch.setattr("lmos_mesh.hosted._ANEW_S", 0.01)
     one = Agent("one", description="Looks around.")
     seen: asyncio.Queue[str] = asyncio.Queue()
     began: list[int] = []

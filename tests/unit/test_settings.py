@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 from lmos_mesh.errors import SettingsError
 from lmos_mesh.hosting import AgentSettings
 from lmos_mesh.settings import Settings, load_settings
-from lmos_mesh_registry.service import RegistrySettings
+from lmos_mesh_registry.settings import RegistrySettings
 from lmos_mesh_router.service import RouterSettings
 from lmos_mesh_runtime.service import RuntimeSettings
 
