@@ -10,9 +10,10 @@ is measured on is used for learning: weights, temperatures and thresholds come f
 examples, and the few constants in the code from CLINC150's training and validation data and from
 LMOS's descriptions and training rows, half of them to register from and half to try on: how
 descriptions are taken apart, and how capabilities are added up. The test sets have been looked at
-twice, the second time after those constants had been chosen anew. semantic-router is run on the
-first seed only, and its better aggregation on the measured set counts. Aims for indented rows and
-for two turns are our own, except those for rejected strangers, precision and false splits.
+twice, the second time after those constants had been chosen anew, and the pairs twice more.
+semantic-router is run on the first seed only, and its better aggregation on the measured set
+counts. Aims for indented rows and for two turns are our own, except those for rejected strangers,
+precision and false splits.
 """
 
 import argparse

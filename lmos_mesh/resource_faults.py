@@ -196,7 +196,9 @@ def _told(fault: Fault, value: Mapping[str, Any], model: type[Resource]) -> Faul
     at, said = fault["field"], fault["description"]
     if said == _UNKNOWN:
         member = at.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
-        near = difflib.get_close_matches(member, _members(model), n=1, cutoff=0.75)
+        # The same name elsewhere, in a status say, is no help.
+        others = [one for one in _members(model) if one != member]
+        near = difflib.get_close_matches(member, others, n=1, cutoff=0.75)
         meant = f"; did you mean `{near[0]}`?" if near else ""
         return _fault(at, f"is no member of {_owner(at, model)}{meant}")
     if said == _NO_TEXT:

@@ -127,6 +127,12 @@ def test_what_is_wrong_is_told_where_it_is(value: dict[str, Any], field: str, wo
     assert words in said(value)[field]
 
 
+def test_a_member_of_another_part_is_not_taken_for_itself() -> None:
+    told = said(rollout(canary=sides(canaryWeight=5)))["/spec/strategy/canary/canaryWeight"]
+
+    assert told == "is no member of `canary`"
+
+
 def test_a_channel_says_which_one_it_is() -> None:
     value = channel()
     value["metadata"]["labels"] = {"tenant": "acme"}
